@@ -1,0 +1,16 @@
+//! The agent: reads Services and endpoints, keeps the BPF maps as they should be, and shows them.
+//!
+//! ```text
+//!  API server or manifest files
+//!      v
+//!  k8s, manifests -> model -> eligible -> plan -> maps -> kernel
+//!  (only user of     (plain   (which      (image,  (one op
+//!   kube)             data)    endpoints)  ops)     at a time)
+//!  operator <- cli, observe <- counters, ring buffer, pinned maps
+//! ```
+//!
+//! `model`, `eligible` and `plan` know neither kube, aya nor tokio; `tests/layers.rs` holds that.
+
+pub mod config;
+pub mod maps;
+pub mod model;

@@ -1,0 +1,12 @@
+//! Services, endpoints and this node as plain data, after all reading of Kubernetes objects and
+//! before all thought of maps. Knows neither kube, aya nor tokio.
+
+mod endpoint;
+mod event;
+mod node;
+mod service;
+
+pub use endpoint::{Endpoint, Slice, SlicePort};
+pub use event::{Event, Kind, Object, ObjectRef, Skip};
+pub use node::{Node, ServiceCidr};
+pub use service::{ObjectKey, Service, ServicePort, ServiceType};

@@ -1,0 +1,329 @@
+//! Every map: its name, its shape, who writes it and who reads it.
+//!
+//! Tests hold the built object and the running kernel against this table.
+
+use crate::{
+    affinity::{AffinityKey, AffinityVal},
+    agent_state::AgentState,
+    config::Config,
+    event::Event,
+    frontend::{FrontendKey, FrontendVal},
+    id::ServiceId,
+    name::ServiceName,
+    net::{Addr4, Addr6},
+    netns::NetnsVal,
+    reason::COUNTER_SLOTS,
+    service::{Backend, Service, Slot},
+    session::{RevnatKey, RevnatVal, SessionKey, SessionVal},
+    socket::SocketVal,
+    source::SourceKey,
+};
+
+/// Who writes a map. Everyone may read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Writer {
+    /// The agent alone.
+    Agent,
+    /// The programs alone.
+    Programs,
+    /// Both, each its own fields.
+    Both,
+}
+
+/// Type of a map (enum bpf_map_type).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+#[expect(missing_docs, reason = "the kernel's names")]
+pub enum MapType {
+    Hash = 1,
+    Array = 2,
+    PerCpuArray = 6,
+    LruHash = 9,
+    LpmTrie = 11,
+    SkStorage = 24,
+    RingBuf = 27,
+}
+
+/// Sized by a command-line flag, or fixed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Capacity {
+    /// `--max-frontends`
+    Frontends,
+    /// `--max-services`
+    Services,
+    /// `--max-slots`
+    Slots,
+    /// `--max-backends`
+    Backends,
+    /// `--max-source-ranges`
+    Sources,
+    /// Fixed.
+    Fixed(u32),
+}
+
+impl Capacity {
+    /// The flag that raises it.
+    pub const fn flag(self) -> Option<&'static str> {
+        match self {
+            Self::Frontends => Some("--max-frontends"),
+            Self::Services => Some("--max-services"),
+            Self::Slots => Some("--max-slots"),
+            Self::Backends => Some("--max-backends"),
+            Self::Sources => Some("--max-source-ranges"),
+            Self::Fixed(_) => None,
+        }
+    }
+
+    /// The default, in entries.
+    pub const fn default_entries(self) -> u32 {
+        match self {
+            Self::Frontends => 131_072,
+            Self::Services => 65_536,
+            Self::Slots => 524_288,
+            Self::Backends => 262_144,
+            Self::Sources => 65_536,
+            Self::Fixed(n) => n,
+        }
+    }
+}
+
+/// One map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MapSpec {
+    /// Name: at most 15 bytes, for the kernel cuts the rest without a word.
+    pub name: &'static str,
+    /// Type.
+    pub map_type: MapType,
+    /// Bytes of a key.
+    pub key_size: usize,
+    /// Bytes of a value.
+    pub value_size: usize,
+    /// Entries.
+    pub capacity: Capacity,
+    /// Writer.
+    pub writer: Writer,
+    /// What for.
+    pub purpose: &'static str,
+}
+
+const fn spec<K, V>(
+    name: &'static str,
+    map_type: MapType,
+    capacity: Capacity,
+    writer: Writer,
+    purpose: &'static str,
+) -> MapSpec {
+    assert!(name.len() <= 15, "kernel names have at most 15 bytes");
+    MapSpec {
+        name,
+        map_type,
+        key_size: size_of::<K>(),
+        value_size: size_of::<V>(),
+        capacity,
+        writer,
+        purpose,
+    }
+}
+
+/// Key of a longest-prefix map, as the kernel wants it: prefix length, then data.
+type Lpm<K> = (u32, K);
+
+/// Sessions of unconnected UDP.
+pub const SESSION_ENTRIES: u32 = 65_536;
+/// Clients with affinity.
+pub const AFFINITY_ENTRIES: u32 = 65_536;
+/// Namespaces with known addresses.
+pub const NETNS_ENTRIES: u32 = 16_384;
+/// Addresses of this node.
+pub const NODE_ADDR_ENTRIES: u32 = 1_024;
+/// Bytes of the event ring.
+pub const EVENT_BYTES: u32 = 1 << 16;
+
+use Capacity::{Backends, Fixed, Frontends, Services, Slots, Sources};
+use MapType::{Array, Hash, LpmTrie, LruHash, PerCpuArray, RingBuf, SkStorage};
+use Writer::{Agent, Both, Programs};
+
+/// All maps.
+pub const MAPS: &[MapSpec] = &[
+    spec::<FrontendKey<Addr4>, FrontendVal>(
+        "LB4_FRONTENDS",
+        Hash,
+        Frontends,
+        Agent,
+        "what clients dial",
+    ),
+    spec::<FrontendKey<Addr6>, FrontendVal>(
+        "LB6_FRONTENDS",
+        Hash,
+        Frontends,
+        Agent,
+        "what clients dial",
+    ),
+    spec::<u32, Service>(
+        "LB4_SERVICES",
+        Array,
+        Services,
+        Both,
+        "lists, algorithm and affinity of a service port",
+    ),
+    spec::<u32, Service>(
+        "LB6_SERVICES",
+        Array,
+        Services,
+        Both,
+        "lists, algorithm and affinity of a service port",
+    ),
+    spec::<u32, Slot<Addr4>>(
+        "LB4_SLOTS",
+        Array,
+        Slots,
+        Agent,
+        "the lists: backends in their places",
+    ),
+    spec::<u32, Slot<Addr6>>(
+        "LB6_SLOTS",
+        Array,
+        Slots,
+        Agent,
+        "the lists: backends in their places",
+    ),
+    spec::<u32, Backend<Addr4>>(
+        "LB4_BACKENDS",
+        Array,
+        Backends,
+        Agent,
+        "endpoints and their conditions",
+    ),
+    spec::<u32, Backend<Addr6>>(
+        "LB6_BACKENDS",
+        Array,
+        Backends,
+        Agent,
+        "endpoints and their conditions",
+    ),
+    spec::<Lpm<SourceKey<Addr4>>, u32>(
+        "LB4_SOURCES",
+        LpmTrie,
+        Sources,
+        Agent,
+        "loadBalancerSourceRanges",
+    ),
+    spec::<Lpm<SourceKey<Addr6>>, u32>(
+        "LB6_SOURCES",
+        LpmTrie,
+        Sources,
+        Agent,
+        "loadBalancerSourceRanges",
+    ),
+    spec::<Addr4, u32>(
+        "LB4_NODE_ADDRS",
+        Hash,
+        Fixed(NODE_ADDR_ENTRIES),
+        Agent,
+        "addresses that NodePorts answer on",
+    ),
+    spec::<Addr6, u32>(
+        "LB6_NODE_ADDRS",
+        Hash,
+        Fixed(NODE_ADDR_ENTRIES),
+        Agent,
+        "addresses that NodePorts answer on",
+    ),
+    spec::<u32, Config>(
+        "LB_CONFIG",
+        Array,
+        Fixed(2),
+        Agent,
+        "run-time settings, the one in force and the next",
+    ),
+    spec::<u32, AgentState>(
+        "LB_AGENT",
+        Array,
+        Fixed(1),
+        Agent,
+        "what the agent says of itself",
+    ),
+    spec::<ServiceId, ServiceName>(
+        "LB4_NAMES",
+        Hash,
+        Services,
+        Agent,
+        "Kubernetes names of service ids",
+    ),
+    spec::<ServiceId, ServiceName>(
+        "LB6_NAMES",
+        Hash,
+        Services,
+        Agent,
+        "Kubernetes names of service ids",
+    ),
+    spec::<u64, NetnsVal>(
+        "LB_NETNS",
+        LruHash,
+        Fixed(NETNS_ENTRIES),
+        Agent,
+        "source addresses of network namespaces",
+    ),
+    spec::<AffinityKey, AffinityVal>(
+        "LB_AFFINITY",
+        LruHash,
+        Fixed(AFFINITY_ENTRIES),
+        Programs,
+        "pinned clients",
+    ),
+    spec::<SessionKey, SessionVal>(
+        "LB_UDP_SESSION",
+        LruHash,
+        Fixed(SESSION_ENTRIES),
+        Programs,
+        "unconnected UDP: socket and VIP",
+    ),
+    spec::<RevnatKey, RevnatVal>(
+        "LB_UDP_REVNAT",
+        LruHash,
+        Fixed(SESSION_ENTRIES),
+        Programs,
+        "unconnected UDP: what replies show",
+    ),
+    spec::<i32, SocketVal>(
+        "LB_SOCKETS",
+        SkStorage,
+        Fixed(0),
+        Programs,
+        "what a socket dialled and got",
+    ),
+    spec::<u32, u64>(
+        "LB_COUNTERS",
+        PerCpuArray,
+        Fixed(COUNTER_SLOTS),
+        Programs,
+        "hits and refusals by reason",
+    ),
+    spec::<(), Event>(
+        "LB_EVENTS",
+        RingBuf,
+        Fixed(EVENT_BYTES),
+        Programs,
+        "rare events",
+    ),
+];
+
+/// Finds a map by its name.
+pub fn find(name: &str) -> Option<&'static MapSpec> {
+    MAPS.iter().find(|spec| spec.name == name)
+}
+
+/// Every program: its name, which is also its pin's, and its hook.
+pub const PROGRAMS: &[(&str, &str)] = &[
+    ("lb_connect4", "cgroup/connect4"),
+    ("lb_connect6", "cgroup/connect6"),
+    ("lb_sendmsg4", "cgroup/sendmsg4"),
+    ("lb_sendmsg6", "cgroup/sendmsg6"),
+    ("lb_recvmsg4", "cgroup/recvmsg4"),
+    ("lb_recvmsg6", "cgroup/recvmsg6"),
+    ("lb_getpeer4", "cgroup/getpeername4"),
+    ("lb_getpeer6", "cgroup/getpeername6"),
+    ("lb_post_bind4", "cgroup/post_bind4"),
+    ("lb_post_bind6", "cgroup/post_bind6"),
+    ("lb_sock_release", "cgroup/sock_release"),
+];
