@@ -32,8 +32,8 @@ pub struct AddrRanges<A> {
 }
 
 impl<A: Address> AddrRanges<A> {
-    /// The range that holds `addr`.
-    #[inline(always)]
+    /// Flags of the range that holds `addr`.
+    #[inline(never)]
     pub fn find(&self, addr: &A) -> Option<u32> {
         let mut left = self.len;
         for range in &self.ranges {

@@ -3,7 +3,7 @@
 use crate::{
     decide::{Caller, Chance, Decision, Dial, Dnat, Lookup, choose, class_for, lookup},
     frontend::FrontendVal,
-    id::{BackendId, ServiceId},
+    id::ServiceId,
     net::{Addr6, Address, BePort},
     reason::Counter,
     service::{BackendFlags, Slot},
@@ -12,16 +12,7 @@ use crate::{
 };
 
 /// How many backends are tried until one is found that no other VIP of the socket uses.
-const CONFLICT_TRIES: u32 = 8;
-
-/// The answer for one datagram.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Datagram<A> {
-    /// What to do with it.
-    pub decision: Decision<A>,
-    /// [`Counter::RevnatConflict`] or [`Counter::StateLost`], when it happened.
-    pub trouble: Option<Counter>,
-}
+const CONFLICT_TRIES: u32 = 16;
 
 /// Decides a datagram of socket `cookie`.
 #[inline(always)]
@@ -31,36 +22,32 @@ pub fn send<A: Address, T: Tables<A> + Sessions>(
     dial: &Dial<A>,
     caller: &impl Caller<A>,
     chance: &impl Chance,
-) -> Datagram<A> {
-    let quiet = |decision| Datagram {
-        decision,
-        trouble: None,
-    };
+) -> Decision<A> {
     let frontend = match lookup(tables, dial, caller) {
-        Lookup::Pass => return quiet(Decision::Pass),
+        Lookup::Pass => return Decision::Pass,
         Lookup::Refuse(reason) => {
-            return quiet(Decision::Refuse {
+            return Decision::Refuse {
                 reason,
                 service: ServiceId::NONE,
-            });
+            };
         }
         Lookup::Found(frontend) => frontend,
     };
     let key = SessionKey::new(cookie, dial.addr.mapped(), dial.port);
     let now_ns = chance.now_ns();
-    if let Some(slot) = kept(tables, &key, &frontend, now_ns) {
+    if let Some(to) = kept(tables, &key, &frontend, now_ns) {
         tables.touch(&key, now_ns, false);
-        return quiet(Decision::Dnat(Dnat {
-            to: slot,
+        return Decision::Dnat(Dnat {
+            to,
             kind: frontend.kind,
             hit: Counter::HitSession,
-        }));
+        });
     }
     open(tables, &key, &frontend, caller, chance)
 }
 
 /// The backend of the socket's session with this VIP, while it serves (rule 90) and is not idle.
-#[inline(always)]
+#[inline(never)]
 fn kept<A: Address, T: Tables<A> + Sessions>(
     tables: &T,
     key: &SessionKey,
@@ -87,38 +74,37 @@ fn open<A: Address, T: Tables<A> + Sessions>(
     frontend: &FrontendVal,
     caller: &impl Caller<A>,
     chance: &impl Chance,
-) -> Datagram<A> {
-    let first = choose(tables, frontend, caller, chance);
-    let Decision::Dnat(mut dnat) = first else {
-        return Datagram {
-            decision: first,
-            trouble: None,
-        };
+) -> Decision<A> {
+    let mut decision = choose_apart(tables, frontend, caller, chance);
+    let Decision::Dnat(dnat) = &mut decision else {
+        return decision;
     };
-    let mut trouble = None;
-    if is_taken(
-        tables,
-        key,
-        dnat.to.addr.mapped(),
-        dnat.to.port,
-        chance.now_ns(),
-    ) {
+    let now_ns = chance.now_ns();
+    if is_taken(tables, key, &dnat.to, now_ns) {
         match untaken(tables, key, frontend, caller, chance) {
             Some(slot) if dnat.hit == Counter::HitChosen => dnat.to = slot,
-            _ => trouble = Some(Counter::RevnatConflict),
+            _ => tables.note(Counter::RevnatConflict),
         }
     }
-    if !remember(tables, key, &dnat.to, frontend.service, chance.now_ns()) {
-        trouble = Some(Counter::StateLost);
+    if !remember(tables, key, &dnat.to, now_ns) {
+        tables.note(Counter::StateLost);
     }
-    Datagram {
-        decision: Decision::Dnat(dnat),
-        trouble,
-    }
+    decision
+}
+
+/// `choose` in a stack frame of its own: BPF has 512 bytes for the whole chain of calls.
+#[inline(never)]
+fn choose_apart<A: Address, T: Tables<A>>(
+    tables: &T,
+    frontend: &FrontendVal,
+    caller: &impl Caller<A>,
+    chance: &impl Chance,
+) -> Decision<A> {
+    choose(tables, frontend, caller, chance)
 }
 
 /// A backend of the list, from a random one on, that no other VIP of the socket uses.
-#[inline(always)]
+#[inline(never)]
 fn untaken<A: Address, T: Tables<A> + Sessions>(
     tables: &T,
     key: &SessionKey,
@@ -132,19 +118,17 @@ fn untaken<A: Address, T: Tables<A> + Sessions>(
     if range.is_empty() {
         return None;
     }
-    let (start, now_ns) = (chance.random(), chance.now_ns());
+    let (start, now_ns) = (chance.random() % range.len(), chance.now_ns());
     for i in 0..CONFLICT_TRIES {
         if i >= range.len() {
-            return None;
+            break;
         }
         let slot = tables.slot(
             range
                 .base()
                 .wrapping_add(start.wrapping_add(i) % range.len()),
         )?;
-        if slot.service == frontend.service
-            && !is_taken(tables, key, slot.addr.mapped(), slot.port, now_ns)
-        {
+        if slot.service == frontend.service && !is_taken(tables, key, &slot, now_ns) {
             return Some(slot);
         }
     }
@@ -152,15 +136,15 @@ fn untaken<A: Address, T: Tables<A> + Sessions>(
 }
 
 /// Do replies from this peer show another VIP that the socket still talks to?
-#[inline(always)]
-fn is_taken<T: Sessions>(
+#[inline(never)]
+fn is_taken<A: Address, T: Sessions>(
     tables: &T,
     key: &SessionKey,
-    addr: Addr6,
-    port: BePort,
+    to: &Slot<A>,
     now_ns: u64,
 ) -> bool {
-    let Some(shown) = tables.revnat(&RevnatKey::new(key.socket, addr, port)) else {
+    let addr = to.addr.mapped();
+    let Some(shown) = tables.revnat(&RevnatKey::new(key.socket, addr, to.port)) else {
         return false;
     };
     if shown.is_for(key) {
@@ -169,26 +153,24 @@ fn is_taken<T: Sessions>(
     let other = SessionKey::new(key.socket, shown.vip, shown.port);
     tables
         .session(&other)
-        .is_some_and(|s| s.is_fresh(now_ns) && s.addr == addr && s.port == port)
+        .is_some_and(|s| s.is_fresh(now_ns) && s.addr == addr && s.port == to.port)
 }
 
 /// Writes the reply half first, then the session: no session without a reply half.
-#[inline(always)]
+#[inline(never)]
 fn remember<A: Address, T: Sessions>(
     tables: &T,
     key: &SessionKey,
     to: &Slot<A>,
-    service: ServiceId,
     now_ns: u64,
 ) -> bool {
     let addr = to.addr.mapped();
-    let backend: BackendId = to.backend;
     let session = SessionVal {
         addr,
         port: to.port,
         generation: to.generation,
-        backend,
-        service,
+        backend: to.backend,
+        service: to.service,
         replied: 0,
         last_ns: now_ns,
     };

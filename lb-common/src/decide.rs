@@ -167,8 +167,9 @@ fn is_node<A: Address, T: Tables<A>>(tables: &T, addr: &A, caller: &impl Caller<
     tables.is_node_addr(addr)
 }
 
-/// An address in a service range without a frontend on this port (rules 83, 84).
-#[inline(always)]
+/// An address in a service range without a frontend on this port (rules 83, 84). Rare, so kept out
+/// of line.
+#[inline(never)]
 fn unknown_port<A: Address, T: Tables<A>>(tables: &T, dial: &Dial<A>, range_flags: u32) -> Lookup {
     if tables.frontend(&FrontendKey::any_port(dial.addr)).is_some() {
         return Lookup::Refuse(Reason::UnknownPort);
@@ -360,19 +361,45 @@ fn pick<A: Address, T: Tables<A>>(
     } else {
         chance.random()
     };
-    let mut range = service.list(list);
+    let slot = slot_of(tables, service, list, number)?;
+    if slot.service == id {
+        return Ok(slot);
+    }
+    pick_again(tables, id, list, number)
+}
+
+/// The slot that a number falls on.
+#[inline(always)]
+fn slot_of<A: Address, T: Tables<A>>(
+    tables: &T,
+    service: &Service,
+    list: List,
+    number: u32,
+) -> Result<Slot<A>, Reason> {
+    let range = service.list(list);
+    if range.is_empty() {
+        return Err(Reason::Raced);
+    }
+    let at = range
+        .base()
+        .wrapping_add(index(number, range.len(), service.algorithm));
+    tables.slot(at).ok_or(Reason::Raced)
+}
+
+/// Looks again after a race. Rare, so kept out of line.
+#[inline(never)]
+fn pick_again<A: Address, T: Tables<A>>(
+    tables: &T,
+    id: ServiceId,
+    list: List,
+    number: u32,
+) -> Result<Slot<A>, Reason> {
     for _ in 0..RACE_TRIES {
-        if range.is_empty() {
-            break;
-        }
-        let at = range
-            .base()
-            .wrapping_add(index(number, range.len(), service.algorithm));
-        let slot = tables.slot(at).ok_or(Reason::Raced)?;
+        let service = tables.service(id).ok_or(Reason::Raced)?;
+        let slot = slot_of(tables, &service, list, number)?;
         if slot.service == id {
             return Ok(slot);
         }
-        range = tables.service(id).ok_or(Reason::Raced)?.list(list);
     }
     Err(Reason::Raced)
 }
@@ -388,8 +415,8 @@ fn index(number: u32, len: u32, algorithm: Algorithm) -> u32 {
 }
 
 /// One of the backends on this host's own addresses: the only ones that a socket bound to loopback
-/// reaches (routing a loopback source off the host is EINVAL).
-#[inline(always)]
+/// reaches (routing a loopback source off the host is EINVAL). Rare, so kept out of line.
+#[inline(never)]
 fn on_host<A: Address, T: Tables<A>>(
     tables: &T,
     range: ListRange,

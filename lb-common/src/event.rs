@@ -15,10 +15,8 @@ impl EventKind {
     pub const NETNS_UNKNOWN: Self = Self(1);
     /// A bind to a served NodePort was refused.
     pub const BIND_REFUSED: Self = Self(2);
-    /// A UDP socket dialled more VIPs than there are backends.
-    pub const REVNAT_CONFLICT: Self = Self(3);
     /// Lists changed under the reader too often.
-    pub const RACED: Self = Self(4);
+    pub const RACED: Self = Self(3);
 }
 
 /// One record.

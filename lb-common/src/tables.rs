@@ -6,6 +6,7 @@ use crate::{
     frontend::{FrontendKey, FrontendVal},
     id::{BackendId, ServiceId},
     net::BePort,
+    reason::Counter,
     service::{Backend, Service, Slot},
     session::{RevnatKey, RevnatVal, SessionKey, SessionVal},
 };
@@ -51,6 +52,8 @@ pub trait Sessions {
     fn put_session(&self, key: &SessionKey, val: &SessionVal) -> bool;
     /// Creates or replaces what replies from a peer show; false when there was no room.
     fn put_revnat(&self, key: &RevnatKey, val: &RevnatVal) -> bool;
+    /// Counts [`Counter::RevnatConflict`] or [`Counter::StateLost`].
+    fn note(&self, counter: Counter);
     /// Notes that a session is in use, in place.
     fn touch(&self, key: &SessionKey, now_ns: u64, replied: bool);
 }

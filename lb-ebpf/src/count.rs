@@ -1,0 +1,49 @@
+//! Counting, and telling the agent of rare things.
+
+use lb_common::{
+    event::{Event, EventKind},
+    id::ServiceId,
+    net::{Addr6, BePort, Proto},
+    reason::Counter,
+};
+
+use crate::{
+    maps::{add_one, output},
+    sock_addr::{now_ns, pid},
+};
+
+/// Counts one.
+#[inline(always)]
+pub fn count(counter: Counter) {
+    add_one(counter as u32);
+}
+
+/// Who and what an event is about.
+pub struct About {
+    pub netns: u64,
+    pub service: ServiceId,
+    pub family: u8,
+    pub addr: Addr6,
+    pub port: BePort,
+    pub proto: Proto,
+}
+
+/// Reports a rare thing.
+#[inline(never)]
+pub fn report(kind: EventKind, about: &About) {
+    let event = Event {
+        time_ns: now_ns(),
+        netns: about.netns,
+        kind: kind.0,
+        pid: pid(),
+        service: about.service,
+        family: about.family as u32,
+        addr: about.addr,
+        port: about.port,
+        proto: about.proto,
+        pad: [0; 5],
+    };
+    if !output(&event) {
+        count(Counter::EventLost);
+    }
+}
