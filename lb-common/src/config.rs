@@ -4,6 +4,7 @@ use crate::net::{Addr4, Addr6, Address, BePort};
 
 /// How many ranges a family may have.
 pub const MAX_RANGES: usize = 8;
+const NOWHERE: u32 = 8;
 
 /// A range of addresses that belong to Services: both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -33,19 +34,23 @@ pub struct AddrRanges<A> {
 
 impl<A: Address> AddrRanges<A> {
     /// Flags of the range that holds `addr`.
-    #[inline(never)]
+    #[inline(always)]
     pub fn find(&self, addr: &A) -> Option<u32> {
-        let mut left = self.len;
-        for range in &self.ranges {
-            if left == 0 {
-                return None;
-            }
-            left -= 1;
+        self.ranges
+            .get(self.position(addr) as usize)
+            .map(|range| range.flags)
+    }
+
+    /// Index of the range that holds `addr`; [`MAX_RANGES`] where none does. Out of line, for the
+    /// comparisons are long.
+    #[inline(never)]
+    fn position(&self, addr: &A) -> u32 {
+        for (i, range) in (0..self.len).zip(&self.ranges) {
             if addr.within(&range.lo, &range.hi) {
-                return Some(range.flags);
+                return i;
             }
         }
-        None
+        NOWHERE
     }
 }
 

@@ -1,11 +1,13 @@
 //! Datagrams of unconnected UDP sockets: `decide` with a memory per socket and VIP.
 
 use crate::{
-    decide::{Caller, Chance, Decision, Dial, Dnat, Lookup, choose, class_for, lookup},
+    decide::{
+        Caller, Chance, Decision, Dial, Dnat, Lookup, NOWHERE, class_for, lookup, try_choose,
+    },
     frontend::FrontendVal,
-    id::ServiceId,
+    id::{BackendId, ServiceId},
     net::{Addr6, Address, BePort},
-    reason::Counter,
+    reason::{Counter, Reason},
     service::{BackendFlags, Slot},
     session::{RevnatKey, RevnatVal, SessionKey, SessionVal},
     tables::{Sessions, Tables},
@@ -35,7 +37,11 @@ pub fn send<A: Address, T: Tables<A> + Sessions>(
     };
     let key = SessionKey::new(cookie, dial.addr.mapped(), dial.port);
     let now_ns = chance.now_ns();
-    if let Some(to) = kept(tables, &key, &frontend, now_ns) {
+    let id = kept(tables, &key, &frontend, now_ns);
+    if id != BackendId::NONE
+        && let Some(backend) = tables.backend(id)
+    {
+        let to = backend.slot(id);
         tables.touch(&key, now_ns, false);
         return Decision::Dnat(Dnat {
             to,
@@ -53,16 +59,22 @@ fn kept<A: Address, T: Tables<A> + Sessions>(
     key: &SessionKey,
     frontend: &FrontendVal,
     now_ns: u64,
-) -> Option<Slot<A>> {
-    let session = tables.session(key)?;
-    if session.service != frontend.service || !session.is_fresh(now_ns) {
-        return None;
+) -> BackendId {
+    let live = |session: &SessionVal| {
+        let is_live = session.service == frontend.service && session.is_fresh(now_ns);
+        is_live.then_some((session.backend, session.generation))
+    };
+    let Some(Some((id, generation))) = tables.session(key, live) else {
+        return BackendId::NONE;
+    };
+    let Some(backend) = tables.backend(id) else {
+        return BackendId::NONE;
+    };
+    if backend.serves(frontend.service, generation, BackendFlags::SERVING) {
+        id
+    } else {
+        BackendId::NONE
     }
-    let backend = tables.backend(session.backend)?;
-    if !backend.serves(frontend.service, session.generation, BackendFlags::SERVING) {
-        return None;
-    }
-    Some(backend.slot(session.backend))
 }
 
 /// Opens a session: prefers a backend that no other VIP of the socket uses, so that every reply
@@ -75,35 +87,46 @@ fn open<A: Address, T: Tables<A> + Sessions>(
     caller: &impl Caller<A>,
     chance: &impl Chance,
 ) -> Decision<A> {
-    let mut decision = choose_apart(tables, frontend, caller, chance);
-    let Decision::Dnat(dnat) = &mut decision else {
-        return decision;
+    let mut dnat = Dnat {
+        to: Slot::EMPTY,
+        kind: frontend.kind,
+        hit: Counter::HitChosen,
     };
+    if let Err(reason) = choose_apart(tables, frontend, caller, chance, &mut dnat) {
+        return Decision::Refuse {
+            reason,
+            service: frontend.service,
+        };
+    }
     let now_ns = chance.now_ns();
     if is_taken(tables, key, &dnat.to, now_ns) {
-        match untaken(tables, key, frontend, caller, chance) {
-            Some(slot) if dnat.hit == Counter::HitChosen => dnat.to = slot,
+        match tables.slot(untaken(tables, key, frontend, caller, chance)) {
+            Some(slot) if dnat.hit == Counter::HitChosen && slot.service == frontend.service => {
+                dnat.to = slot;
+            }
             _ => tables.note(Counter::RevnatConflict),
         }
     }
     if !remember(tables, key, &dnat.to, now_ns) {
         tables.note(Counter::StateLost);
     }
-    decision
+    Decision::Dnat(dnat)
 }
 
-/// `choose` in a stack frame of its own: BPF has 512 bytes for the whole chain of calls.
+/// `try_choose` in a stack frame of its own: BPF has 512 bytes for the whole chain of calls.
 #[inline(never)]
 fn choose_apart<A: Address, T: Tables<A>>(
     tables: &T,
     frontend: &FrontendVal,
     caller: &impl Caller<A>,
     chance: &impl Chance,
-) -> Decision<A> {
-    choose(tables, frontend, caller, chance)
+    dnat: &mut Dnat<A>,
+) -> Result<(), Reason> {
+    (dnat.to, dnat.hit) = try_choose(tables, frontend, caller, chance)?;
+    Ok(())
 }
 
-/// A backend of the list, from a random one on, that no other VIP of the socket uses.
+/// Index of a slot, from a random one on, whose backend no other VIP of the socket uses.
 #[inline(never)]
 fn untaken<A: Address, T: Tables<A> + Sessions>(
     tables: &T,
@@ -111,28 +134,30 @@ fn untaken<A: Address, T: Tables<A> + Sessions>(
     frontend: &FrontendVal,
     caller: &impl Caller<A>,
     chance: &impl Chance,
-) -> Option<Slot<A>> {
-    let range = tables
-        .service(frontend.service)?
-        .list(frontend.list(class_for(frontend, caller)));
+) -> u32 {
+    let Some(service) = tables.service(frontend.service) else {
+        return NOWHERE;
+    };
+    let range = service.list(frontend.list(class_for(frontend, caller)));
     if range.is_empty() {
-        return None;
+        return NOWHERE;
     }
     let (start, now_ns) = (chance.random() % range.len(), chance.now_ns());
     for i in 0..CONFLICT_TRIES {
         if i >= range.len() {
             break;
         }
-        let slot = tables.slot(
-            range
-                .base()
-                .wrapping_add(start.wrapping_add(i) % range.len()),
-        )?;
+        let at = range
+            .base()
+            .wrapping_add(start.wrapping_add(i) % range.len());
+        let Some(slot) = tables.slot(at) else {
+            return NOWHERE;
+        };
         if slot.service == frontend.service && !is_taken(tables, key, &slot, now_ns) {
-            return Some(slot);
+            return at;
         }
     }
-    None
+    NOWHERE
 }
 
 /// Do replies from this peer show another VIP that the socket still talks to?
@@ -144,16 +169,15 @@ fn is_taken<A: Address, T: Sessions>(
     now_ns: u64,
 ) -> bool {
     let addr = to.addr.mapped();
-    let Some(shown) = tables.revnat(&RevnatKey::new(key.socket, addr, to.port)) else {
-        return false;
-    };
-    if shown.is_for(key) {
+    let other = tables.revnat(&RevnatKey::new(key.socket, addr, to.port), |shown| {
+        SessionKey::new(key.socket, shown.vip, shown.port)
+    });
+    let Some(other) = other else { return false };
+    if other.vip == key.vip && other.port == key.port {
         return false;
     }
-    let other = SessionKey::new(key.socket, shown.vip, shown.port);
-    tables
-        .session(&other)
-        .is_some_and(|s| s.is_fresh(now_ns) && s.addr == addr && s.port == to.port)
+    let holds = |s: &SessionVal| s.is_fresh(now_ns) && s.addr == addr && s.port == to.port;
+    tables.session(&other, holds).unwrap_or(false)
 }
 
 /// Writes the reply half first, then the session: no session without a reply half.
@@ -189,7 +213,7 @@ pub fn receive<T: Sessions>(
     port: BePort,
     now_ns: u64,
 ) -> Option<RevnatVal> {
-    let shown = tables.revnat(&RevnatKey::new(cookie, addr, port))?;
+    let shown = tables.revnat(&RevnatKey::new(cookie, addr, port), |shown| *shown)?;
     tables.touch(
         &SessionKey::new(cookie, shown.vip, shown.port),
         now_ns,

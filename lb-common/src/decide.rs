@@ -2,6 +2,10 @@
 //!
 //! Pure: tables, time, randomness and what is known of the client are arguments. In the kernel the
 //! tables are BPF maps; the agent's `explain` and the tests run the same source.
+//!
+//! What is rare is kept out of line, and then returns a number: a larger result goes through the
+//! caller's memory and leaves r0 to chance, which the verifier may refuse ("cannot return stack
+//! pointer to the caller", Linux 6.18).
 
 use crate::{
     affinity::{AffinityKey, AffinityVal},
@@ -17,6 +21,8 @@ use crate::{
 
 /// How often a reader that raced with a change of the lists looks again.
 const RACE_TRIES: u32 = 4;
+/// No index: beyond every array.
+pub(crate) const NOWHERE: u32 = u32::MAX;
 /// How many slots are searched for a backend on this host. The agent puts those first.
 const HOST_ADDR_TRIES: u32 = 16;
 
@@ -167,17 +173,22 @@ fn is_node<A: Address, T: Tables<A>>(tables: &T, addr: &A, caller: &impl Caller<
     tables.is_node_addr(addr)
 }
 
-/// An address in a service range without a frontend on this port (rules 83, 84). Rare, so kept out
-/// of line.
-#[inline(never)]
+/// An address in a service range without a frontend on this port (rules 83, 84).
+#[inline(always)]
 fn unknown_port<A: Address, T: Tables<A>>(tables: &T, dial: &Dial<A>, range_flags: u32) -> Lookup {
-    if tables.frontend(&FrontendKey::any_port(dial.addr)).is_some() {
+    if is_vip(tables, &dial.addr) {
         return Lookup::Refuse(Reason::UnknownPort);
     }
     if range_flags & OWNED != 0 {
         return Lookup::Refuse(Reason::UnallocatedAddress);
     }
     Lookup::Pass
+}
+
+/// Is it some Service's ClusterIP?
+#[inline(never)]
+fn is_vip<A: Address, T: Tables<A>>(tables: &T, addr: &A) -> bool {
+    tables.frontend(&FrontendKey::any_port(*addr)).is_some()
 }
 
 /// Decides a new flow.
@@ -219,8 +230,9 @@ pub fn choose<A: Address, T: Tables<A>>(
     }
 }
 
+/// `choose`, as the backend and how it was found, or why there is none.
 #[inline(always)]
-fn try_choose<A: Address, T: Tables<A>>(
+pub(crate) fn try_choose<A: Address, T: Tables<A>>(
     tables: &T,
     frontend: &FrontendVal,
     caller: &impl Caller<A>,
@@ -240,8 +252,7 @@ fn try_choose<A: Address, T: Tables<A>>(
         });
     }
     if caller.addr().is_some_and(|addr| addr.is_loopback()) {
-        let slot = on_host(tables, range, frontend.service, chance.random())
-            .ok_or(Reason::LoopbackBound)?;
+        let slot = on_host(tables, range, frontend.service, chance)?;
         return Ok((slot, Counter::HitChosen));
     }
     if service.affinity_timeout_s == 0 {
@@ -361,47 +372,56 @@ fn pick<A: Address, T: Tables<A>>(
     } else {
         chance.random()
     };
-    let slot = slot_of(tables, service, list, number)?;
+    let slot = slot_at(tables, place(service, list, number))?;
     if slot.service == id {
         return Ok(slot);
     }
-    pick_again(tables, id, list, number)
+    let slot = slot_at(tables, place_again(tables, id, list, number))?;
+    if slot.service == id {
+        Ok(slot)
+    } else {
+        Err(Reason::Raced)
+    }
 }
 
-/// The slot that a number falls on.
+/// Index of the slot that a number falls on; [`NOWHERE`] when the list is empty.
 #[inline(always)]
-fn slot_of<A: Address, T: Tables<A>>(
-    tables: &T,
-    service: &Service,
-    list: List,
-    number: u32,
-) -> Result<Slot<A>, Reason> {
+fn place(service: &Service, list: List, number: u32) -> u32 {
     let range = service.list(list);
     if range.is_empty() {
-        return Err(Reason::Raced);
+        return NOWHERE;
     }
-    let at = range
+    range
         .base()
-        .wrapping_add(index(number, range.len(), service.algorithm));
-    tables.slot(at).ok_or(Reason::Raced)
+        .wrapping_add(index(number, range.len(), service.algorithm))
 }
 
-/// Looks again after a race. Rare, so kept out of line.
+#[inline(always)]
+fn slot_at<A, T: Tables<A>>(tables: &T, index: u32) -> Result<Slot<A>, Reason> {
+    tables.slot(index).ok_or(Reason::Raced)
+}
+
+/// Looks again after a race.
 #[inline(never)]
-fn pick_again<A: Address, T: Tables<A>>(
+fn place_again<A: Address, T: Tables<A>>(
     tables: &T,
     id: ServiceId,
     list: List,
     number: u32,
-) -> Result<Slot<A>, Reason> {
+) -> u32 {
     for _ in 0..RACE_TRIES {
-        let service = tables.service(id).ok_or(Reason::Raced)?;
-        let slot = slot_of(tables, &service, list, number)?;
+        let Some(service) = tables.service(id) else {
+            return NOWHERE;
+        };
+        let at = place(&service, list, number);
+        let Some(slot) = tables.slot(at) else {
+            return NOWHERE;
+        };
         if slot.service == id {
-            return Ok(slot);
+            return at;
         }
     }
-    Err(Reason::Raced)
+    NOWHERE
 }
 
 /// An index below `len`: a number in turn by remainder, a random one by multiplication, which needs
@@ -415,34 +435,49 @@ fn index(number: u32, len: u32, algorithm: Algorithm) -> u32 {
 }
 
 /// One of the backends on this host's own addresses: the only ones that a socket bound to loopback
-/// reaches (routing a loopback source off the host is EINVAL). Rare, so kept out of line.
-#[inline(never)]
+/// reaches (routing a loopback source off the host is EINVAL).
+#[inline(always)]
 fn on_host<A: Address, T: Tables<A>>(
     tables: &T,
     range: ListRange,
     id: ServiceId,
-    random: u32,
-) -> Option<Slot<A>> {
+    chance: &impl Chance,
+) -> Result<Slot<A>, Reason> {
+    let found = count_on_host(tables, range, id);
+    if found == 0 {
+        return Err(Reason::LoopbackBound);
+    }
+    let slot = slot_at(
+        tables,
+        range
+            .base()
+            .wrapping_add(index(chance.random(), found, Algorithm::RANDOM)),
+    )?;
+    if slot.service == id {
+        Ok(slot)
+    } else {
+        Err(Reason::Raced)
+    }
+}
+
+/// How many slots at the front of a list are on this host.
+#[inline(never)]
+fn count_on_host<A: Address, T: Tables<A>>(tables: &T, range: ListRange, id: ServiceId) -> u32 {
     let mut found = 0;
     for i in 0..HOST_ADDR_TRIES {
         if i >= range.len() {
             break;
         }
-        let slot = tables.slot(range.base().wrapping_add(i))?;
-        let backend = tables.backend(slot.backend)?;
+        let Some(slot) = tables.slot(range.base().wrapping_add(i)) else {
+            break;
+        };
+        let Some(backend) = tables.backend(slot.backend) else {
+            break;
+        };
         if !backend.serves(id, slot.generation, BackendFlags::HOST_ADDR) {
             break;
         }
         found = i + 1;
     }
-    if found == 0 {
-        return None;
-    }
-    tables
-        .slot(
-            range
-                .base()
-                .wrapping_add(index(random, found, Algorithm::RANDOM)),
-        )
-        .filter(|slot| slot.service == id)
+    found
 }

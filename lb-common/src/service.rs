@@ -80,6 +80,17 @@ pub struct Slot<A> {
     pub service: ServiceId,
 }
 
+impl<A: Address> Slot<A> {
+    /// A slot of no service.
+    pub const EMPTY: Self = Self {
+        addr: A::UNSPECIFIED,
+        port: BePort::new(0),
+        generation: 0,
+        backend: BackendId::NONE,
+        service: ServiceId::NONE,
+    };
+}
+
 /// Value of `LB4_BACKENDS` and `LB6_BACKENDS`: an endpoint of one service port.
 ///
 /// Every endpoint that the API knows is here, usable or not, so that `explain` can say why one is

@@ -129,10 +129,4 @@ impl RevnatVal {
             pad: [0; 5],
         }
     }
-
-    /// Shows it what `key` dialled?
-    #[inline(always)]
-    pub fn is_for(&self, key: &SessionKey) -> bool {
-        self.vip == key.vip && self.port == key.port
-    }
 }

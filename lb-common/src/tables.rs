@@ -44,10 +44,10 @@ pub trait Tables<A> {
 
 /// Lookups of unconnected UDP, shared by both families.
 pub trait Sessions {
-    /// `LB_UDP_SESSION`
-    fn session(&self, key: &SessionKey) -> Option<SessionVal>;
-    /// `LB_UDP_REVNAT`
-    fn revnat(&self, key: &RevnatKey) -> Option<RevnatVal>;
+    /// `LB_UDP_SESSION`: looks at an entry in place, for a copy would take too much of a BPF stack.
+    fn session<R>(&self, key: &SessionKey, look: impl FnOnce(&SessionVal) -> R) -> Option<R>;
+    /// `LB_UDP_REVNAT`: looks at an entry in place.
+    fn revnat<R>(&self, key: &RevnatKey, look: impl FnOnce(&RevnatVal) -> R) -> Option<R>;
     /// Creates or replaces a session; false when there was no room.
     fn put_session(&self, key: &SessionKey, val: &SessionVal) -> bool;
     /// Creates or replaces what replies from a peer show; false when there was no room.

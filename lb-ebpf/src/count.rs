@@ -28,9 +28,10 @@ pub struct About {
     pub proto: Proto,
 }
 
-/// Reports a rare thing.
+/// Reports a rare thing; false when the ring is full. Out of line, and so with a number as result
+/// (see lb_common::decide).
 #[inline(never)]
-pub fn report(kind: EventKind, about: &About) {
+pub fn report(kind: EventKind, about: &About) -> bool {
     let event = Event {
         time_ns: now_ns(),
         netns: about.netns,
@@ -43,7 +44,9 @@ pub fn report(kind: EventKind, about: &About) {
         proto: about.proto,
         pad: [0; 5],
     };
-    if !output(&event) {
+    let told = output(&event);
+    if !told {
         count(Counter::EventLost);
     }
+    told
 }

@@ -250,15 +250,16 @@ kernel_tables!(
 
 impl Sessions for Kernel {
     #[inline(always)]
-    fn session(&self, key: &SessionKey) -> Option<SessionVal> {
-        // SAFETY: copied at once.
-        unsafe { LB_UDP_SESSION.get(key).copied() }
+    fn session<R>(&self, key: &SessionKey, look: impl FnOnce(&SessionVal) -> R) -> Option<R> {
+        // SAFETY: valid until the program ends; an entry that is recycled meanwhile is another
+        // socket's, and what is read of it is compared with this one's before it is used.
+        unsafe { LB_UDP_SESSION.get(key) }.map(look)
     }
 
     #[inline(always)]
-    fn revnat(&self, key: &RevnatKey) -> Option<RevnatVal> {
-        // SAFETY: copied at once.
-        unsafe { LB_UDP_REVNAT.get(key).copied() }
+    fn revnat<R>(&self, key: &RevnatKey, look: impl FnOnce(&RevnatVal) -> R) -> Option<R> {
+        // SAFETY: as above.
+        unsafe { LB_UDP_REVNAT.get(key) }.map(look)
     }
 
     #[inline(always)]

@@ -307,11 +307,11 @@ fn refuse<A: Address>(
     service: ServiceId,
 ) -> i32 {
     count(reason.counter());
-    match reason {
+    let _told = match reason {
         Reason::SourceUnknown => tell(sock, dial, EventKind::NETNS_UNKNOWN, service),
         Reason::Raced => tell(sock, dial, EventKind::RACED, service),
-        _ => {}
-    }
+        _ => false,
+    };
     set_errno(match reason.answer() {
         Answer::Refused => ECONNREFUSED,
         Answer::Unreachable => EHOSTUNREACH,
@@ -321,7 +321,12 @@ fn refuse<A: Address>(
 
 /// Reports a rare thing about a socket and what it dialled.
 #[inline(never)]
-fn tell<A: Address>(sock: &SockAddr<'_>, dial: &Dial<A>, kind: EventKind, service: ServiceId) {
+fn tell<A: Address>(
+    sock: &SockAddr<'_>,
+    dial: &Dial<A>,
+    kind: EventKind,
+    service: ServiceId,
+) -> bool {
     report(
         kind,
         &About {
@@ -332,7 +337,7 @@ fn tell<A: Address>(sock: &SockAddr<'_>, dial: &Dial<A>, kind: EventKind, servic
             port: dial.port,
             proto: dial.proto,
         },
-    );
+    )
 }
 
 /// Notes in the socket what it dialled and got. Out of line: BPF has 512 bytes of stack for the
