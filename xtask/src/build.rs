@@ -1,0 +1,103 @@
+//! Builds the agent: for this machine, or as the one static binary that is shipped.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use crate::{say, workspace};
+
+/// How to build the agent.
+#[derive(Debug, Default, Clone, Args)]
+pub struct Options {
+    /// Optimised, as it is shipped
+    #[arg(long)]
+    pub release: bool,
+    /// Build for this target
+    #[arg(skip)]
+    pub target: Option<String>,
+}
+
+/// Builds the agent and returns its path.
+///
+/// # Errors
+/// When it does not compile; the compiler's words are on stderr then.
+pub fn agent(options: &Options) -> Result<PathBuf> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(workspace::root()).args([
+        "build",
+        "--package",
+        "lb-agent",
+        "--bin",
+        "lb-agent",
+    ]);
+    if options.release {
+        cargo.arg("--release");
+    }
+    if let Some(target) = &options.target {
+        cargo.args(["--target", target]);
+        use_host_compiler(&mut cargo, target);
+    }
+    say::step("building lb-agent");
+    let status = cargo.status().context("cargo cannot be started")?;
+    ensure!(
+        status.success(),
+        "lb-agent does not build; see the compiler's words above"
+    );
+    let profile = if options.release { "release" } else { "debug" };
+    let folder = options
+        .target
+        .as_deref()
+        .map_or_else(workspace::target_dir, |t| workspace::target_dir().join(t));
+    Ok(folder.join(profile).join("lb-agent"))
+}
+
+/// Some crates (ring) bring a little C. It includes no header of a C library, so the host's compiler serves for musl
+/// where there is no compiler made for it.
+fn use_host_compiler(cargo: &mut Command, target: &str) {
+    let variable = format!("CC_{}", target.replace('-', "_"));
+    if std::env::var_os(&variable).is_none() && which::which("musl-gcc").is_err() {
+        cargo.env(variable, "cc");
+    }
+}
+
+/// `cargo xtask build`: the static binary with the BPF object inside.
+///
+/// # Errors
+/// When it does not compile, or came out linked to a shared library.
+pub fn print_static(options: &Options) -> Result<()> {
+    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    let binary = agent(&Options {
+        target: Some(target),
+        ..options.clone()
+    })?;
+    let size = std::fs::metadata(&binary)
+        .with_context(|| format!("{} is missing", binary.display()))?
+        .len();
+    ensure!(
+        is_static(&binary)?,
+        "{} asks for a dynamic loader; it would not start in an empty container",
+        binary.display()
+    );
+    say::line(format!(
+        "{}  {:.1} MiB, static, BPF object inside",
+        binary.display(),
+        mebibytes(size)
+    ));
+    Ok(())
+}
+
+fn is_static(binary: &Path) -> Result<bool> {
+    let bytes =
+        std::fs::read(binary).with_context(|| format!("{} cannot be read", binary.display()))?;
+    let file = object::File::parse(&*bytes)
+        .with_context(|| format!("{} is no object file", binary.display()))?;
+    Ok(object::Object::section_by_name(&file, ".interp").is_none())
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a size for the eye")]
+    let bytes = bytes as f64;
+    bytes / 1024.0 / 1024.0
+}

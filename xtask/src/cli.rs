@@ -1,0 +1,54 @@
+//! The command line: one verb per need.
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{ebpf, programs, say, workspace};
+
+/// Builds, tests and shows this project. What a verb needs (the Rust source component, bpf-linker, ...) it installs by
+/// itself, through rustup and into this checkout's target folder.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Build the BPF object and print the size of each program in it
+    ///
+    /// Installs what is missing first. As root the programs are also loaded (and attached nowhere), to print how many
+    /// instructions the kernel's verifier walked through and how many bytes of machine code came out.
+    BuildEbpf(BuildEbpf),
+}
+
+#[derive(Debug, Args)]
+struct BuildEbpf {
+    /// Do not build the agent, which is what loads the programs: print what the object itself tells
+    #[arg(long)]
+    no_load: bool,
+}
+
+/// Parses the command line and does what it says.
+#[must_use]
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().verb {
+        Verb::BuildEbpf(args) => build_ebpf(&args),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{} {error:#}", say::bold("error:"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn build_ebpf(args: &BuildEbpf) -> anyhow::Result<ExitCode> {
+    let object = ebpf::build(&workspace::root(), std::env::consts::ARCH, &say::step)?;
+    say::line(object.display());
+    programs::print(&object, !args.no_load)?;
+    Ok(ExitCode::SUCCESS)
+}

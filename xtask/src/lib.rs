@@ -1,0 +1,12 @@
+//! The project's verbs, as `cargo xtask <verb>`: build, test, check, demo. Continuous integration calls these and
+//! nothing else, so what it does can be done at a desk in the same words.
+//!
+//! Light to compile on purpose (no tokio, no kube): it is the first thing a new checkout builds.
+
+pub mod build;
+pub mod cli;
+pub mod ebpf;
+pub mod programs;
+pub mod say;
+pub mod tools;
+pub mod workspace;
