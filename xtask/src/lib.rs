@@ -1,0 +1,3 @@
+//! The project's verbs and the laboratory that its demo, benches and tests stand on.
+
+pub mod lab;
