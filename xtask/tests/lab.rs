@@ -117,15 +117,15 @@ fn failures_have_words() -> Result<()> {
     let pod = lab.node("node-a")?.pod("pod")?;
     let panicked = pod
         .exec(|| -> Result<()> { panic!("on purpose") })
-        .unwrap_err();
+        .expect_err("a failure");
     assert_eq!(format!("{panicked:#}"), "panicked: on purpose");
-    let failed = pod.exec(|| -> Result<()> { bail!("no luck") }).unwrap_err();
+    let failed = pod.exec(|| -> Result<()> { bail!("no luck") }).expect_err("a failure");
     assert_eq!(format!("{failed:#}"), "no luck");
     let slow = pod.spawn("sleeper", |_| {
         std::thread::sleep(Duration::from_secs(5));
         Ok(())
     })?;
-    let slow = slow.join(Duration::from_millis(50)).unwrap_err();
+    let slow = slow.join(Duration::from_millis(50)).expect_err("a failure");
     assert_eq!(
         format!("{slow:#}"),
         "sleeper in pod did not end within 50ms"
@@ -139,7 +139,7 @@ fn closed_ports_refuse() -> Result<()> {
     let (client, server) = (node.pod("client")?, node.pod("server")?);
     for to in [server.v4(81), server.v6(81)] {
         for dial in [Dial::tcp(to), Dial::udp(to)] {
-            let failure = client.ask(&dial)?.unwrap_err();
+            let failure = client.ask(&dial)?.expect_err("a failure");
             assert!(failure.is(Errno::ECONNREFUSED), "{dial:?}: {failure}");
         }
     }

@@ -14,6 +14,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::cli::Cli;
 use super::eventually;
 use super::place::Place;
 
@@ -27,22 +28,30 @@ const END_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Agent {
     child: Child,
     place: Place,
+    cli: Cli,
     command: Vec<String>,
     log: PathBuf,
 }
 
 impl Agent {
-    pub(super) fn start(place: Place, command: Vec<String>, log: PathBuf) -> Result<Self> {
+    pub(super) fn start(
+        place: Place,
+        cli: Cli,
+        command: Vec<String>,
+        log: PathBuf,
+    ) -> Result<Self> {
         let child = launch(&place, &command, &log)?;
         Ok(Self {
             child,
             place,
+            cli,
             command,
             log,
         })
     }
 
-    /// Waits until the agent says that it serves: attached, and everything it was given is in the maps.
+    /// Waits until `lb-agent status` finds nothing wrong: this agent lives, its programs are attached and everything
+    /// it was given is in the maps.
     ///
     /// # Errors
     /// With the agent's log, when it ends or is not ready within 20 s.
@@ -51,9 +60,10 @@ impl Agent {
             if !self.is_running() {
                 return Ok(false);
             }
-            let (status, body) = self.get("127.0.0.1:10256", "/readyz")?;
-            if status != 200 {
-                bail!("/readyz answers {status}: {body}");
+            let output = self.cli.run(&["status"])?;
+            if !output.status.success() {
+                let said = [output.stdout, output.stderr].concat();
+                bail!("status: {}", String::from_utf8_lossy(&said));
             }
             Ok(true)
         });

@@ -15,6 +15,7 @@
 //! The demo, the benches and the agent's tests stand on this. It knows the agent by its command line alone.
 
 mod agent;
+mod cli;
 mod ground;
 pub mod manifest;
 mod netns;
@@ -42,6 +43,7 @@ pub use place::Place;
 pub use serve::{ELSEWHERE, Serve, ServeOptions};
 pub use task::{Control, Task, panic_text};
 
+use cli::Cli;
 use ground::Ground;
 
 /// Where Services of the laboratory have their ClusterIPs: `10.96.0.0/16` and `fd00:96::/112`.
@@ -64,8 +66,16 @@ pub struct Lab {
 
 #[derive(Debug, Default)]
 struct Members {
-    nodes: Vec<(u8, Netns)>,
+    nodes: Vec<Member>,
     outside: u8,
+}
+
+#[derive(Debug)]
+struct Member {
+    number: u8,
+    netns: Netns,
+    name: String,
+    cli: Cli,
 }
 
 impl Lab {
@@ -115,15 +125,20 @@ impl Lab {
         let number =
             u8::try_from(members.nodes.len() + 1).context("a laboratory holds 200 nodes")?;
         let netns = self.plug(number)?;
-        for (other, other_netns) in &members.nodes {
-            other_netns.ip(&routes_to(number))?;
-            netns.ip(&routes_to(*other))?;
+        for other in &members.nodes {
+            other.netns.ip(&routes_to(number))?;
+            netns.ip(&routes_to(other.number))?;
         }
         netns.sysctl("net.ipv4.ip_forward", "1")?;
         netns.sysctl("net.ipv6.conf.all.forwarding", "1")?;
-        members.nodes.push((number, netns.clone()));
-        drop(members);
-        Node::new(self, name, number, netns)
+        let node = Node::new(self, name, number, netns.clone())?;
+        members.nodes.push(Member {
+            number,
+            netns,
+            name: name.to_owned(),
+            cli: node.record(),
+        });
+        Ok(node)
     }
 
     /// Adds a client on the nodes' network that is no node: it runs no agent, and its packets arrive from outside.
@@ -135,8 +150,8 @@ impl Lab {
         let number = FIRST_OUTSIDE + members.outside;
         members.outside += 1;
         let netns = self.plug(number)?;
-        for (node, _) in &members.nodes {
-            netns.ip(&routes_to(*node))?;
+        for node in &members.nodes {
+            netns.ip(&routes_to(node.number))?;
         }
         Place::new(
             name,
@@ -160,23 +175,27 @@ impl Lab {
         Ok(netns)
     }
 
-    /// The logs of all agents of this laboratory, for a test that failed.
+    /// Services, status, routes and agent's log of every node, for a test that failed.
     #[must_use]
-    pub fn logs(&self) -> String {
+    pub fn report(&self) -> String {
         let mut text = String::new();
-        let folder = self.ground.dir.join("logs");
-        let mut paths: Vec<PathBuf> = fs::read_dir(folder)
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .collect();
-        paths.sort();
-        for path in paths {
+        for member in &self.lock().nodes {
+            let path = self.log_path(&member.name);
             let log = fs::read_to_string(&path).unwrap_or_default();
             // Writing to a String cannot fail.
-            write!(text, "--- {}\n{log}", path.display()).ok();
+            write!(
+                text,
+                "=== {}\n{}--- log\n{log}",
+                member.name,
+                member.cli.report()
+            )
+            .ok();
         }
         text
+    }
+
+    fn log_path(&self, node: &str) -> PathBuf {
+        self.ground.dir.join("logs").join(node)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Members> {

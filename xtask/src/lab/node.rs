@@ -3,14 +3,15 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::PathBuf;
+use std::process::Output;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::agent::Agent;
+use super::cli::Cli;
 use super::manifest::{self, Document};
 use super::netns::Netns;
 use super::place::Place;
@@ -36,7 +37,7 @@ pub struct Node {
     /// Where a manifest is written before it is moved to `manifests`, on the same file system.
     stage: PathBuf,
     log: PathBuf,
-    agent_binary: Option<PathBuf>,
+    cli: Cli,
     number: u8,
     pods: AtomicU16,
 }
@@ -54,15 +55,17 @@ impl Node {
     pub(super) fn new(lab: &Lab, name: &str, number: u8, netns: Netns) -> Result<Self> {
         let cgroup = lab.ground.cgroup.join(name);
         let dir = lab.dir().join(name);
+        let bpffs = dir.join("bpf");
+        let cli = Cli::new(lab.agent_binary.clone(), netns.clone(), &bpffs, &cgroup);
         let node = Self {
             name: name.to_owned(),
             host: Place::new(name, netns, cgroup.join("host"), node_addresses(number))?,
             cgroup,
-            bpffs: dir.join("bpf"),
+            bpffs,
             manifests: dir.join("manifests"),
             stage: dir.join("stage"),
-            log: lab.dir().join("logs").join(name),
-            agent_binary: lab.agent_binary.clone(),
+            log: lab.log_path(name),
+            cli,
             number,
             pods: AtomicU16::new(0),
         };
@@ -198,6 +201,7 @@ impl Node {
     pub fn start_agent(&self, arguments: &[&str]) -> Result<Agent> {
         Agent::start(
             self.host.clone(),
+            self.cli.clone(),
             self.run_command(arguments)?,
             self.log.clone(),
         )
@@ -208,16 +212,11 @@ impl Node {
     /// # Errors
     /// When the binary cannot be run; what it answers is in the output.
     pub fn cli(&self, arguments: &[&str]) -> Result<Output> {
-        let mut command = Command::new(self.agent_binary()?);
-        command
-            .args(arguments)
-            .arg("--bpffs-root")
-            .arg(&self.bpffs)
-            .arg("--cgroup-root")
-            .arg(&self.cgroup);
-        self.host
-            .netns
-            .within(|| command.output().context("run the agent's binary"))
+        self.cli.run(arguments)
+    }
+
+    pub(super) fn record(&self) -> Cli {
+        self.cli.clone()
     }
 
     /// The command line of this node's agent.
@@ -230,7 +229,7 @@ impl Node {
             ("--healthz-bind-address", "127.0.0.1:10256".to_owned()),
             ("--metrics-bind-address", "127.0.0.1:10249".to_owned()),
         ];
-        let mut words = vec![self.agent_binary()?.display().to_string(), "run".to_owned()];
+        let mut words = vec![self.cli.binary()?.display().to_string(), "run".to_owned()];
         for (flag, value) in ours {
             if !arguments.contains(&flag) {
                 words.extend([flag.to_owned(), value]);
@@ -238,12 +237,6 @@ impl Node {
         }
         words.extend(arguments.iter().map(|word| (*word).to_owned()));
         Ok(words)
-    }
-
-    fn agent_binary(&self) -> Result<&Path> {
-        self.agent_binary
-            .as_deref()
-            .context("the laboratory was made without the agent's binary")
     }
 }
 

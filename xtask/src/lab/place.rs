@@ -103,4 +103,12 @@ impl Place {
     pub fn ask(&self, dial: &Dial) -> Result<Asked> {
         self.exec(|| Ok(dial.ask()))
     }
+
+    /// Dials `count` times in a row from one process here.
+    ///
+    /// # Errors
+    /// As [`Place::ask`].
+    pub fn ask_many(&self, dial: &Dial, count: usize) -> Result<Vec<Asked>> {
+        self.exec(|| Ok((0..count).map(|_| dial.ask()).collect()))
+    }
 }
