@@ -177,6 +177,26 @@ impl Cluster {
         etcd::compact(self.etcd_port)
     }
 
+    /// Writes an object's JSON straight into etcd, past the API server's validation: how objects look that an older
+    /// release let in. `resource` is the plural with its group where etcd has one, `endpointslices` or
+    /// `services/specs`.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub fn store_unchecked(
+        &self,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+        json: &str,
+    ) -> Result<()> {
+        etcd::put(
+            self.etcd_port,
+            &format!("/registry/{resource}/{namespace}/{name}"),
+            json,
+        )
+    }
+
     /// Whether kube-controller-manager is among the programs (`KUBEBUILDER_ASSETS` brings none).
     #[must_use]
     pub fn has_controllers(&self) -> bool {

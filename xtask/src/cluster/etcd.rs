@@ -1,10 +1,12 @@
-//! The two questions we ask etcd itself, over its JSON gateway on plain HTTP.
+//! What we ask of etcd itself, behind the API server's back, over its JSON gateway on plain HTTP.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,6 +29,15 @@ pub(super) fn compact(port: u16) -> Result<i64> {
         &json!({ "revision": revision.to_string(), "physical": true }),
     )?;
     Ok(revision)
+}
+
+/// Stores `value` under `key`, unseen by the API server's validation.
+///
+/// # Errors
+/// When etcd on `port` does not answer or refuses.
+pub(super) fn put(port: u16, key: &str, value: &str) -> Result<()> {
+    let body = json!({ "key": STANDARD.encode(key), "value": STANDARD.encode(value) });
+    post(port, "/v3/kv/put", &body).map(drop)
 }
 
 /// Whether etcd on `port` serves requests.
