@@ -119,7 +119,9 @@ fn failures_have_words() -> Result<()> {
         .exec(|| -> Result<()> { panic!("on purpose") })
         .expect_err("a failure");
     assert_eq!(format!("{panicked:#}"), "panicked: on purpose");
-    let failed = pod.exec(|| -> Result<()> { bail!("no luck") }).expect_err("a failure");
+    let failed = pod
+        .exec(|| -> Result<()> { bail!("no luck") })
+        .expect_err("a failure");
     assert_eq!(format!("{failed:#}"), "no luck");
     let slow = pod.spawn("sleeper", |_| {
         std::thread::sleep(Duration::from_secs(5));

@@ -1,36 +1,15 @@
 //! A door to the API server inside another network namespace: a listener made there, connections made here.
 //!
-//! A socket stays in the namespace it was made in, whichever thread uses it, so nothing but the listener is needed.
+//! A socket stays in the namespace it was made in, whichever thread uses it, so a listener is all that is needed there.
 
-use std::fs::File;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
-use nix::sched::{CloneFlags, setns};
-
-/// A listener on `address` in the network namespace that the file `netns` stands for.
-///
-/// # Errors
-/// When the namespace cannot be entered (root is needed) or the address is taken.
-pub fn listen_in(netns: &Path, address: SocketAddr) -> Result<TcpListener> {
-    let namespace =
-        File::open(netns).with_context(|| format!("cannot open {}", netns.display()))?;
-    // A thread of its own: entering a namespace is not undone.
-    let listener = thread::spawn(move || -> Result<TcpListener> {
-        setns(&namespace, CloneFlags::CLONE_NEWNET)
-            .context("cannot enter the network namespace")?;
-        TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))
-    });
-    listener
-        .join()
-        .map_err(|_| anyhow!("the listening thread panicked"))?
-}
+use anyhow::{Context, Result};
 
 /// Passes every connection of a listener on to one address of this namespace, until it is dropped.
 pub struct Forward {

@@ -16,6 +16,6 @@ mod up;
 pub use access::User;
 pub use binaries::{NO_BINARIES, ensure_binaries};
 pub use control_plane::Cluster;
-pub use forward::{Forward, listen_in};
+pub use forward::Forward;
 pub use process::Process;
 pub use up::up;

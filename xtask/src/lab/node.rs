@@ -21,6 +21,9 @@ use super::{Lab, node_addresses};
 /// The zone that a node is in unless a test says otherwise.
 const ZONE: &str = "zone-1";
 
+/// The flags that name another source than a folder of manifests.
+const SERVER_FLAGS: [&str; 3] = ["--kubeconfig", "--master", "--config"];
+
 /// A node: its own processes, its pods, and where its agent finds cgroup, bpffs and manifests.
 #[derive(Debug)]
 pub struct Node {
@@ -230,8 +233,10 @@ impl Node {
             ("--metrics-bind-address", "127.0.0.1:10249".to_owned()),
         ];
         let mut words = vec![self.cli.binary()?.display().to_string(), "run".to_owned()];
+        // Whoever names an API server wants no manifests beside it.
+        let has_server = SERVER_FLAGS.iter().any(|flag| arguments.contains(flag));
         for (flag, value) in ours {
-            if !arguments.contains(&flag) {
+            if !arguments.contains(&flag) && !(has_server && flag == "--manifests") {
                 words.extend([flag.to_owned(), value]);
             }
         }
