@@ -70,18 +70,21 @@ fn trial(name: &'static str, test: fn(), missing: Option<String>) -> Trial {
 
 /// Why no test can run here, in words; and why none that needs controllers can.
 fn what_is_missing() -> (Option<String>, Option<String>) {
-    let reason = match (xtask::lab::missing(), xtask::cluster::ensure_binaries()) {
-        (Some(reason), _) => reason,
-        (None, Ok(None)) => xtask::cluster::NO_BINARIES.to_owned(),
-        (None, Err(error)) => panic!("the control plane cannot be built: {error:#}"),
-        (None, Ok(Some(programs))) => {
-            let has_controllers = programs.join("kube-controller-manager").is_file();
-            PROGRAMS
-                .set(programs)
-                .expect("this is the only place that sets it");
-            let reason = "KUBEBUILDER_ASSETS names a folder without kube-controller-manager";
-            return (None, (!has_controllers).then(|| reason.to_owned()));
+    if let Some(reason) = xtask::lab::missing() {
+        return (Some(reason.clone()), Some(reason));
+    }
+    let programs = match xtask::cluster::ensure_binaries() {
+        Ok(Some(programs)) => programs,
+        Ok(None) => {
+            let reason = Some(xtask::cluster::NO_BINARIES.to_owned());
+            return (reason.clone(), reason);
         }
+        Err(error) => panic!("the control plane cannot be built: {error:#}"),
     };
-    (Some(reason.clone()), Some(reason))
+    let has_controllers = programs.join("kube-controller-manager").is_file();
+    PROGRAMS
+        .set(programs)
+        .expect("this is the only place that sets it");
+    let reason = "KUBEBUILDER_ASSETS names a folder without kube-controller-manager";
+    (None, (!has_controllers).then(|| reason.to_owned()))
 }

@@ -186,3 +186,47 @@ fn follow(name: &str, output: impl BufRead) -> Vec<String> {
     bar.finish_and_clear();
     last
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_given_folder_must_hold_the_programs() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("etcd"), "").unwrap();
+        let error = given(folder.path().to_owned()).unwrap_err().to_string();
+        assert!(error.contains("holds no kube-apiserver"), "{error}");
+
+        for name in ["kube-apiserver", "kubectl"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert_eq!(given(folder.path().to_owned()).unwrap(), folder.path());
+    }
+
+    #[test]
+    fn only_the_last_lines_of_a_build_are_kept() {
+        let lines: Vec<String> = (1..=KEPT_LINES + 5)
+            .map(|number| format!("line {number}"))
+            .collect();
+        let last = follow("etcd", lines.join("\n").as_bytes());
+        assert_eq!(last, lines[5..]);
+    }
+
+    #[test]
+    fn every_program_is_imported_by_its_module() {
+        for module in &MODULES {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("cluster")
+                .join(module.folder);
+            let tools = fs::read_to_string(root.join("tools.go")).unwrap();
+            for program in module.programs {
+                assert!(
+                    tools.contains(&format!("\"{}\"", program.package)),
+                    "{}",
+                    program.name
+                );
+            }
+        }
+    }
+}

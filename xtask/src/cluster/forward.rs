@@ -75,3 +75,52 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream) {
     drop(to.shutdown(Shutdown::Write));
     drop(from.shutdown(Shutdown::Read));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn both_directions_pass_until_both_have_ended() {
+        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let door = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = door.local_addr().unwrap();
+        let _forward = Forward::start(door, server.local_addr().unwrap()).unwrap();
+        let served = thread::spawn(move || {
+            let (mut stream, _) = server.accept().unwrap();
+            let mut question = String::new();
+            stream.read_to_string(&mut question).unwrap();
+            stream
+                .write_all(question.to_uppercase().as_bytes())
+                .unwrap();
+        });
+
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(b"question").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+
+        assert_eq!(answer, "QUESTION");
+        served.join().unwrap();
+    }
+
+    #[test]
+    fn a_refusing_target_ends_the_connection() {
+        let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let door = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = door.local_addr().unwrap();
+        let _forward = Forward::start(door, nobody).unwrap();
+        let mut client = TcpStream::connect(address).unwrap();
+        client
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+    }
+}

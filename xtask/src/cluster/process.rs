@@ -188,3 +188,63 @@ fn spawn_bound_to_us(mut command: Command) -> io::Result<Child> {
         .map_err(|_| io::Error::other("the thread that starts processes has ended"))?;
     child.recv().map_err(gone)?
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, log: &Path) -> Process {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        Process::start("a script", command, log).unwrap()
+    }
+
+    #[test]
+    fn a_program_that_ends_early_is_reported_with_its_last_lines() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let mut process = shell("echo no such port; exit 3", log.path());
+        let error = process
+            .wait_until(Duration::from_secs(10), || false)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("exit status: 3") && error.ends_with("no such port"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_paused_program_can_be_stopped() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let process = shell(
+            "trap 'echo told; exit' TERM; echo ready; while :; do sleep 0.01; done",
+            log.path(),
+        );
+        while process.tail(1) != "ready" {
+            thread::sleep(Duration::from_millis(5));
+        }
+        process.pause().unwrap();
+        process.stop().unwrap();
+        assert_eq!(fs::read_to_string(log.path()).unwrap(), "ready\ntold\n");
+    }
+
+    #[test]
+    fn a_dropped_program_is_gone() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let process = shell("sleep 60", log.path());
+        let pid = process.pid();
+        drop(process);
+        assert_eq!(kill(pid, None), Err(nix::errno::Errno::ESRCH));
+    }
+
+    #[test]
+    fn a_program_outlives_the_thread_that_started_it() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let path = log.path().to_owned();
+        let mut process = thread::spawn(move || shell("sleep 60", &path))
+            .join()
+            .unwrap();
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!(process.ended().unwrap(), None);
+    }
+}
