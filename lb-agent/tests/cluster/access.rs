@@ -13,20 +13,14 @@ use super::node::{TestNode, setup, vips};
 use super::objects::{endpoint, service, slice};
 use super::plane::Plane;
 
-pub(crate) const TESTS: &[super::Test] = &[
-    ("the_rights_of_a_node_proxier_are_enough", node_proxier),
-    (
-        "the_role_in_deploy_allows_reading_what_is_used_and_nothing_else",
-        role,
-    ),
-    ("a_master_url_alone_is_enough_for_an_open_server", master),
-    (
-        "a_master_url_wins_over_the_server_of_the_kubeconfig",
-        master_over_kubeconfig,
-    ),
-    ("a_configuration_file_names_the_kubeconfig", config_file),
-    ("inside_a_cluster_the_service_account_is_used", in_cluster),
-    ("rights_that_come_late_are_noticed", late_rights),
+pub(crate) const TESTS: &[super::Test] = tests![
+    the_rights_of_a_node_proxier_are_enough,
+    the_role_in_deploy_allows_reading_what_is_used_and_nothing_else,
+    a_master_url_alone_is_enough_for_an_open_server,
+    a_master_url_wins_over_the_server_of_the_kubeconfig,
+    a_configuration_file_names_the_kubeconfig,
+    inside_a_cluster_the_service_account_is_used,
+    rights_that_come_late_are_noticed,
 ];
 
 /// A change made after the agent began is seen, so lists and watches work.
@@ -49,7 +43,7 @@ fn follows(plane: &Plane, ns: &str, node: &TestNode) {
 }
 
 /// Rule 141.
-fn node_proxier() {
+fn the_rights_of_a_node_proxier_are_enough() {
     let plane = Plane::shared();
     let ns = "node-proxier";
     plane.namespace(ns);
@@ -58,7 +52,7 @@ fn node_proxier() {
 }
 
 /// All other tests run the agent with this role, which shows that it is enough.
-fn role() {
+fn the_role_in_deploy_allows_reading_what_is_used_and_nothing_else() {
     let plane = Plane::shared();
     let role = plane
         .cluster
@@ -95,7 +89,7 @@ fn role() {
     assert_eq!(allowed, BTreeSet::from(wanted.map(str::to_owned)));
 }
 
-fn master() {
+fn a_master_url_alone_is_enough_for_an_open_server() {
     let plane = Plane::shared();
     let ns = "master-url";
     plane.namespace(ns);
@@ -106,7 +100,7 @@ fn master() {
     follows(&plane, ns, &node);
 }
 
-fn master_over_kubeconfig() {
+fn a_master_url_wins_over_the_server_of_the_kubeconfig() {
     let plane = Plane::shared();
     let ns = "master-wins";
     plane.namespace(ns);
@@ -122,7 +116,7 @@ fn master_over_kubeconfig() {
 }
 
 /// Rule 137.
-fn config_file() {
+fn a_configuration_file_names_the_kubeconfig() {
     let plane = Plane::shared();
     let ns = "config-file";
     plane.namespace(ns);
@@ -139,7 +133,7 @@ fn config_file() {
 }
 
 /// As in a DaemonSet: no flag names the server, two environment variables and three mounted files do.
-fn in_cluster() {
+fn inside_a_cluster_the_service_account_is_used() {
     let plane = Plane::shared();
     let ns = "in-cluster";
     plane.namespace(ns);
@@ -184,7 +178,7 @@ exec unshare --mount sh -ec '
     script
 }
 
-fn late_rights() {
+fn rights_that_come_late_are_noticed() {
     let plane = Plane::start();
     let ns = "default";
     plane

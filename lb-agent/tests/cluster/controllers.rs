@@ -6,18 +6,12 @@ use super::node::{BACKEND_PORT, setup, vips};
 use super::objects::{Object, service};
 use super::plane::Plane;
 
-pub(crate) const TESTS: &[super::Test] = &[
-    (
-        "slices_made_from_pods_are_followed_until_a_pod_is_gone",
-        pods,
-    ),
-    (
-        "slices_mirrored_from_hand_made_endpoints_are_served",
-        mirrored,
-    ),
+pub(crate) const TESTS: &[super::Test] = tests![
+    slices_made_from_pods_are_followed_until_a_pod_is_gone,
+    slices_mirrored_from_hand_made_endpoints_are_served,
 ];
 
-fn pods() {
+fn slices_made_from_pods_are_followed_until_a_pod_is_gone() {
     let plane = Plane::shared();
     let ns = "from-pods";
     plane.namespace(ns);
@@ -62,7 +56,7 @@ fn pods() {
 }
 
 /// Rule 11.
-fn mirrored() {
+fn slices_mirrored_from_hand_made_endpoints_are_served() {
     let plane = Plane::shared();
     let ns = "mirrored";
     plane.namespace(ns);

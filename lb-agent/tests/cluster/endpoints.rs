@@ -6,18 +6,15 @@ use super::node::{BACKEND_PORT, setup, vips};
 use super::objects::{endpoint, endpoints, service, slice};
 use super::plane::Plane;
 
-pub(crate) const TESTS: &[super::Test] = &[
-    (
-        "the_endpoints_switch_reads_endpoints_and_not_slices",
-        switch,
-    ),
-    ("without_the_switch_endpoints_are_not_read", no_switch),
+pub(crate) const TESTS: &[super::Test] = tests![
+    the_endpoints_switch_reads_endpoints_and_not_slices,
+    without_the_switch_endpoints_are_not_read,
 ];
 
 /// Keeps the mirroring controller from making slices of the Endpoints.
 const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
 
-fn switch() {
+fn the_endpoints_switch_reads_endpoints_and_not_slices() {
     let plane = Plane::shared();
     let ns = "endpoints-switch";
     plane.namespace(ns);
@@ -45,7 +42,7 @@ fn switch() {
     node.expect(v4, &["ECONNREFUSED"]);
 }
 
-fn no_switch() {
+fn without_the_switch_endpoints_are_not_read() {
     let plane = Plane::shared();
     let ns = "no-endpoints-switch";
     plane.namespace(ns);

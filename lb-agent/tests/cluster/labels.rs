@@ -8,20 +8,28 @@ use super::plane::Plane;
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 
-pub(crate) const TESTS: &[super::Test] = &[
-    ("the_proxy_name_label_takes_a_service_down_and_back", || {
-        service_label(PROXY_NAME, "other-proxy")
-    }),
-    ("the_headless_label_takes_a_service_down_and_back", || {
-        service_label(HEADLESS, "")
-    }),
-    ("the_proxy_name_label_takes_a_slice_down_and_back", || {
-        slice_label(PROXY_NAME, "")
-    }),
-    ("the_headless_label_takes_a_slice_down_and_back", || {
-        slice_label(HEADLESS, "")
-    }),
+pub(crate) const TESTS: &[super::Test] = tests![
+    the_proxy_name_label_takes_a_service_down_and_back,
+    the_headless_label_takes_a_service_down_and_back,
+    the_proxy_name_label_takes_a_slice_down_and_back,
+    the_headless_label_takes_a_slice_down_and_back,
 ];
+
+fn the_proxy_name_label_takes_a_service_down_and_back() {
+    service_label(PROXY_NAME, "other-proxy");
+}
+
+fn the_headless_label_takes_a_service_down_and_back() {
+    service_label(HEADLESS, "");
+}
+
+fn the_proxy_name_label_takes_a_slice_down_and_back() {
+    slice_label(PROXY_NAME, "");
+}
+
+fn the_headless_label_takes_a_slice_down_and_back() {
+    slice_label(HEADLESS, "");
+}
 
 fn service_label(label: &str, value: &str) {
     let plane = Plane::shared();

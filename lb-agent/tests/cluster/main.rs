@@ -9,6 +9,11 @@
     reason = "a test panics where it fails: the line says most"
 )]
 
+/// Tests by the names of their functions, which are the sentences that they prove.
+macro_rules! tests {
+    ($($test:ident),+ $(,)?) => { &[$((stringify!($test), $test as fn())),+] };
+}
+
 mod api;
 mod node;
 mod objects;
@@ -28,7 +33,7 @@ use std::process::ExitCode;
 use libtest_mimic::{Arguments, Completion, Trial};
 use plane::{PROGRAMS, Plane};
 
-/// A test: the sentence that it proves, and its code.
+/// A test: its name and its code.
 type Test = (&'static str, fn());
 
 fn main() -> ExitCode {

@@ -6,15 +6,15 @@ use super::node::{make_node_object, setup, vips};
 use super::objects::{endpoint, node, node_addresses, service, slice};
 use super::plane::Plane;
 
-pub(crate) const TESTS: &[super::Test] = &[
-    ("a_changed_zone_label_changes_the_endpoints_in_use", zone),
-    ("node_hints_win_over_zone_hints", node_hints),
-    ("a_node_object_that_comes_late_is_picked_up", late),
-    ("changed_node_addresses_move_the_node_ports", moved),
+pub(crate) const TESTS: &[super::Test] = tests![
+    a_changed_zone_label_changes_the_endpoints_in_use,
+    node_hints_win_over_zone_hints,
+    a_node_object_that_comes_late_is_picked_up,
+    changed_node_addresses_move_the_node_ports,
 ];
 
 /// Rules 25, 26, 126 and 136.
-fn zone() {
+fn a_changed_zone_label_changes_the_endpoints_in_use() {
     let plane = Plane::shared();
     let name = "zone-change";
     plane.namespace(name);
@@ -45,7 +45,7 @@ fn zone() {
 }
 
 /// Rules 25 b and 27.
-fn node_hints() {
+fn node_hints_win_over_zone_hints() {
     let plane = Plane::shared();
     let name = "node-hints";
     plane.namespace(name);
@@ -74,7 +74,7 @@ fn node_hints() {
 
 /// Rule 133 as kube-proxy was seen to do it: 30 s without the Node, then on without it, and the addresses are used
 /// when they come.
-fn late() {
+fn a_node_object_that_comes_late_is_picked_up() {
     let plane = Plane::shared();
     let name = "late-node";
     plane.namespace(name);
@@ -97,7 +97,7 @@ fn late() {
 }
 
 /// Section 1.Y, rule 135: followed live, without an exit.
-fn moved() {
+fn changed_node_addresses_move_the_node_ports() {
     let plane = Plane::shared();
     let name = "moved-node";
     plane.namespace(name);

@@ -12,17 +12,11 @@ use super::node::{TestNode, setup, vips};
 use super::objects::{endpoint, service, slice};
 use super::plane::Plane;
 
-pub(crate) const TESTS: &[super::Test] = &[
-    (
-        "an_api_server_outage_changes_nothing_and_later_changes_are_seen",
-        outage,
-    ),
-    ("a_hung_api_server_is_followed_again_when_it_wakes", hung),
-    (
-        "an_agent_started_without_an_api_server_leaves_the_data_plane_alone",
-        agent_restart,
-    ),
-    ("an_agent_whose_watch_is_too_old_lists_again", gone),
+pub(crate) const TESTS: &[super::Test] = tests![
+    an_api_server_outage_changes_nothing_and_later_changes_are_seen,
+    a_hung_api_server_is_followed_again_when_it_wakes,
+    an_agent_started_without_an_api_server_leaves_the_data_plane_alone,
+    an_agent_whose_watch_is_too_old_lists_again,
 ];
 
 const NS: &str = "default";
@@ -36,7 +30,7 @@ fn serve_web(plane: &Plane, node: &TestNode) -> SocketAddr {
 }
 
 /// Rule 131.
-fn outage() {
+fn an_api_server_outage_changes_nothing_and_later_changes_are_seen() {
     let mut plane = Plane::start();
     let node = setup(&plane, "node-a").start();
     let v4 = serve_web(&plane, &node);
@@ -64,7 +58,7 @@ fn outage() {
     node.expect(fresh, &["ECONNREFUSED"]);
 }
 
-fn hung() {
+fn a_hung_api_server_is_followed_again_when_it_wakes() {
     let plane = Plane::start();
     let node = setup(&plane, "node-a").start();
     let v4 = serve_web(&plane, &node);
@@ -84,7 +78,7 @@ fn hung() {
 }
 
 /// Rule 96: an agent that has seen no list yet changes nothing, however long that takes.
-fn agent_restart() {
+fn an_agent_started_without_an_api_server_leaves_the_data_plane_alone() {
     let mut plane = Plane::start();
     let mut node = setup(&plane, "node-a").start();
     let v4 = serve_web(&plane, &node);
@@ -112,7 +106,7 @@ fn agent_restart() {
 }
 
 /// What was deleted while the watch was away is not in the stream any more: only a new list (410 Gone) shows it.
-fn gone() {
+fn an_agent_whose_watch_is_too_old_lists_again() {
     let mut plane = Plane::start();
     let node = setup(&plane, "node-a").start();
     let v4 = serve_web(&plane, &node);

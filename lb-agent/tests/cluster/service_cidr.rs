@@ -6,16 +6,13 @@ use super::node::{BACKEND_PORT, at, setup, vips};
 use super::objects::{endpoint, service, service_cidr, slice};
 use super::plane::Plane;
 
-pub(crate) const TESTS: &[super::Test] = &[
-    ("service_cidrs_come_and_go_live", come_and_go),
-    (
-        "a_cluster_ip_of_an_added_service_cidr_is_served",
-        served_from_added,
-    ),
+pub(crate) const TESTS: &[super::Test] = tests![
+    service_cidrs_come_and_go_live,
+    a_cluster_ip_of_an_added_service_cidr_is_served,
 ];
 
 /// The ranges are among the backends' own addresses, so that it shows when they are left alone.
-fn come_and_go() {
+fn service_cidrs_come_and_go_live() {
     let plane = Plane::shared();
     let ns = "service-cidr";
     plane.namespace(ns);
@@ -48,7 +45,7 @@ fn come_and_go() {
     node.expect(inside6, &["fd00:244:1::fff0"]);
 }
 
-fn served_from_added() {
+fn a_cluster_ip_of_an_added_service_cidr_is_served() {
     let plane = Plane::shared();
     let ns = "added-cidr";
     plane.namespace(ns);

@@ -6,36 +6,21 @@ use super::node::{at, setup, vips};
 use super::objects::{endpoint, service, slice};
 use super::plane::Plane;
 
-pub(crate) const TESTS: &[super::Test] = &[
-    (
-        "hand_made_slices_are_served_in_both_families",
-        hand_made_slices,
-    ),
-    (
-        "a_slice_before_its_service_takes_effect_when_the_service_comes",
-        slice_first,
-    ),
-    ("live_endpoint_changes_are_followed", live_changes),
-    (
-        "a_deleted_service_frees_its_address_for_another",
-        deleted_and_made_again,
-    ),
-    (
-        "a_node_port_answers_on_the_node_addresses_of_the_api",
-        node_port,
-    ),
-    (
-        "a_load_balancer_ip_lives_and_dies_with_the_status",
-        load_balancer_status,
-    ),
-    (
-        "headless_and_external_name_services_are_left_alone",
-        not_ours,
-    ),
-    ("a_bad_object_does_not_stop_the_others", bad_object),
+pub(crate) const TESTS: &[super::Test] = tests![
+    hand_made_slices_are_served_in_both_families,
+    a_slice_before_its_service_takes_effect_when_the_service_comes,
+    live_endpoint_changes_are_followed,
+    a_deleted_service_frees_its_address_for_another,
+    a_node_port_answers_on_the_node_addresses_of_the_api,
+    a_load_balancer_ip_lives_and_dies_with_the_status,
+    headless_and_external_name_services_are_left_alone,
+    a_changed_internal_policy_takes_effect_live,
+    a_service_that_gains_a_family_is_served_in_it_and_back,
+    more_objects_than_a_page_of_a_list_are_all_served,
+    a_bad_object_does_not_stop_the_others,
 ];
 
-fn hand_made_slices() {
+fn hand_made_slices_are_served_in_both_families() {
     let plane = Plane::shared();
     let ns = "hand-made";
     plane.namespace(ns);
@@ -63,7 +48,7 @@ fn hand_made_slices() {
 }
 
 /// Rules 10 and 14: cached until the join, which is by port name and protocol.
-fn slice_first() {
+fn a_slice_before_its_service_takes_effect_when_the_service_comes() {
     let plane = Plane::shared();
     let ns = "slice-first";
     plane.namespace(ns);
@@ -79,7 +64,7 @@ fn slice_first() {
     node.expect(v4, &["10.244.1.1"]);
 }
 
-fn live_changes() {
+fn live_endpoint_changes_are_followed() {
     let plane = Plane::shared();
     let ns = "live-changes";
     plane.namespace(ns);
@@ -121,7 +106,7 @@ fn live_changes() {
 }
 
 /// Rules 83 and 84: an address that no Service owns is dropped, and the next owner is served.
-fn deleted_and_made_again() {
+fn a_deleted_service_frees_its_address_for_another() {
     let plane = Plane::shared();
     let ns = "made-again";
     plane.namespace(ns);
@@ -145,7 +130,7 @@ fn deleted_and_made_again() {
     node.expect(v4, &["10.244.1.2"]);
 }
 
-fn node_port() {
+fn a_node_port_answers_on_the_node_addresses_of_the_api() {
     let plane = Plane::shared();
     let ns = "node-port";
     plane.namespace(ns);
@@ -161,8 +146,88 @@ fn node_port() {
     node.expect(at("127.0.0.1", port), &["10.244.1.1"]);
 }
 
+/// Rules 34 and 36.
+fn a_changed_internal_policy_takes_effect_live() {
+    let plane = Plane::shared();
+    let ns = "internal-policy";
+    plane.namespace(ns);
+    let node = setup(&plane, ns).start();
+    let local = service(ns, "web").set("/spec/internalTrafficPolicy", "Local");
+    let (here, elsewhere) = (
+        endpoint("10.244.1.1").on(ns),
+        endpoint("10.244.1.2").on("another"),
+    );
+    let [v4, _] = vips(&plane.apply(&service(ns, "web")));
+    plane.apply(&slice(ns, "web", "web", &[here, elsewhere.clone()]));
+    node.expect(v4, &["10.244.1.1", "10.244.1.2"]);
+
+    plane.apply(&local);
+    node.expect(v4, &["10.244.1.1"]);
+    plane.apply(&slice(ns, "web", "web", &[elsewhere]));
+    node.expect(v4, &["EHOSTUNREACH"]);
+    plane.apply(&service(ns, "web").set("/spec/internalTrafficPolicy", "Cluster"));
+    node.expect(v4, &["10.244.1.2"]);
+}
+
+/// Rule 6.
+fn a_service_that_gains_a_family_is_served_in_it_and_back() {
+    let plane = Plane::shared();
+    let ns = "second-family";
+    plane.namespace(ns);
+    let node = setup(&plane, ns).start();
+    let single = service(ns, "web").set("/spec/ipFamilyPolicy", "SingleStack");
+    let made = plane.apply(&single);
+    let v4 = at(made["spec"]["clusterIP"].as_str().unwrap(), 80);
+    plane.apply(&slice(ns, "web-4", "web", &[endpoint("10.244.1.1")]));
+    plane.apply(&slice(ns, "web-6", "web", &[endpoint("fd00:244:1::1")]));
+    node.expect(v4, &["10.244.1.1"]);
+
+    let [_, v6] = vips(&plane.apply(&service(ns, "web")));
+    node.expect(v6, &["fd00:244:1::1"]);
+    node.expect(v4, &["10.244.1.1"]);
+
+    plane.apply(&single);
+    // The range of the API server holds it, and no Service any more (rule 84).
+    node.expect(v6, &["EHOSTUNREACH"]);
+    node.expect(v4, &["10.244.1.1"]);
+}
+
+/// Lists come in pages of some hundred objects, the rest under a token.
+fn more_objects_than_a_page_of_a_list_are_all_served() {
+    const COUNT: usize = 1_100;
+    // Its own, so that the other tests' agents need not carry them.
+    let plane = Plane::start();
+    let ns = "many";
+    plane.namespace(ns);
+    let first: Vec<_> = (0..COUNT)
+        .map(|number| {
+            let name = format!("web-{number}");
+            plane.apply(&slice(ns, &name, &name, &[endpoint(&backend(number))]));
+            vips(&plane.apply(&service(ns, &name)))[0]
+        })
+        .collect();
+
+    let node = setup(&plane, ns).start();
+
+    for number in [0, 1, 499, 500, 501, 999, 1_000, COUNT - 1] {
+        node.expect(first[number], &[&backend(number)]);
+    }
+    let text = node.json(&["service", "list", "-o", "json"]).to_string();
+    let missing: Vec<usize> = (0..COUNT)
+        .filter(|number| {
+            let name = format!("web-{number}\"");
+            !text.contains(&format!("\"{name}")) && !text.contains(&format!("/{name}"))
+        })
+        .collect();
+    assert_eq!(missing, Vec::<usize>::new());
+}
+
+fn backend(number: usize) -> String {
+    format!("10.244.1.{}", number % 250 + 1)
+}
+
 /// Rules 59, 66 and 67.
-fn load_balancer_status() {
+fn a_load_balancer_ip_lives_and_dies_with_the_status() {
     let plane = Plane::shared();
     let ns = "lb-status";
     plane.namespace(ns);
@@ -195,7 +260,7 @@ fn status_of(ns: &str, ingress: serde_json::Value) -> super::objects::Object {
 }
 
 /// Rules 4 and 5, and that a Service which turns into one of ours is served from then on.
-fn not_ours() {
+fn headless_and_external_name_services_are_left_alone() {
     let plane = Plane::shared();
     let ns = "not-ours";
     plane.namespace(ns);
@@ -231,7 +296,7 @@ fn listed(node: &super::node::TestNode) -> String {
 }
 
 /// Objects as an older API server, or a hand in etcd, may have left them: each is skipped and named.
-fn bad_object() {
+fn a_bad_object_does_not_stop_the_others() {
     // Its own: the controllers of the shared one would stumble over such objects, too.
     let plane = Plane::start();
     let ns = "bad-object";
