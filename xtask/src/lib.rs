@@ -5,7 +5,9 @@
 
 pub mod build;
 pub mod cli;
+pub mod cluster;
 pub mod ebpf;
+pub mod lab;
 pub mod programs;
 pub mod say;
 pub mod tools;

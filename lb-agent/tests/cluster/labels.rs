@@ -1,0 +1,75 @@
+//! Rules 2 and 3: either of two labels on a Service or on its slices hands them to somebody else, whatever the value,
+//! and taking the label away brings them back.
+
+use super::node::{setup, vips};
+use super::objects::{endpoint, service, slice};
+use super::plane::Plane;
+
+const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+const HEADLESS: &str = "service.kubernetes.io/headless";
+
+pub(crate) const TESTS: &[super::Test] = tests![
+    the_proxy_name_label_takes_a_service_down_and_back,
+    the_headless_label_takes_a_service_down_and_back,
+    the_proxy_name_label_takes_a_slice_down_and_back,
+    the_headless_label_takes_a_slice_down_and_back,
+];
+
+fn the_proxy_name_label_takes_a_service_down_and_back() {
+    service_label(PROXY_NAME, "other-proxy");
+}
+
+fn the_headless_label_takes_a_service_down_and_back() {
+    service_label(HEADLESS, "");
+}
+
+fn the_proxy_name_label_takes_a_slice_down_and_back() {
+    slice_label(PROXY_NAME, "");
+}
+
+fn the_headless_label_takes_a_slice_down_and_back() {
+    slice_label(HEADLESS, "");
+}
+
+fn service_label(label: &str, value: &str) {
+    let plane = Plane::shared();
+    let ns = &format!("service-{}", label.rsplit('/').next().unwrap());
+    plane.namespace(ns);
+    let node = setup(&plane, ns).start();
+    let [v4, v6] = vips(&plane.apply(&service(ns, "web")));
+    plane.apply(&slice(ns, "web-4", "web", &[endpoint("10.244.1.1")]));
+    plane.apply(&slice(ns, "web-6", "web", &[endpoint("fd00:244:1::1")]));
+    node.expect(v4, &["10.244.1.1"]);
+    node.expect(v6, &["fd00:244:1::1"]);
+
+    plane.apply(&service(ns, "web").label(label, value));
+    // To us the addresses belong to nobody (rule 84).
+    node.expect(v4, &["EHOSTUNREACH"]);
+    node.expect(v6, &["EHOSTUNREACH"]);
+
+    plane.apply(&service(ns, "web"));
+    node.expect(v4, &["10.244.1.1"]);
+    node.expect(v6, &["fd00:244:1::1"]);
+}
+
+fn slice_label(label: &str, value: &str) {
+    let plane = Plane::shared();
+    let ns = &format!("slice-{}", label.rsplit('/').next().unwrap());
+    plane.namespace(ns);
+    let node = setup(&plane, ns).start();
+    let [v4, _] = vips(&plane.apply(&service(ns, "web")));
+    let first = slice(ns, "web-a", "web", &[endpoint("10.244.1.1")]);
+    let second = slice(ns, "web-b", "web", &[endpoint("10.244.1.2")]);
+    plane.apply(&first);
+    plane.apply(&second);
+    node.expect(v4, &["10.244.1.1", "10.244.1.2"]);
+
+    plane.apply(&second.clone().label(label, value));
+    node.expect(v4, &["10.244.1.1"]);
+    plane.apply(&first.clone().label(label, value));
+    node.expect(v4, &["ECONNREFUSED"]);
+
+    plane.apply(&first);
+    plane.apply(&second);
+    node.expect(v4, &["10.244.1.1", "10.244.1.2"]);
+}

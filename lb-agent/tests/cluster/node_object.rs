@@ -1,0 +1,124 @@
+//! This node's own Node object: zone, addresses, and its coming late.
+
+use std::time::Duration;
+
+use super::node::{make_node_object, setup, vips};
+use super::objects::{endpoint, node, node_addresses, service, slice};
+use super::plane::Plane;
+
+pub(crate) const TESTS: &[super::Test] = tests![
+    a_changed_zone_label_changes_the_endpoints_in_use,
+    node_hints_win_over_zone_hints,
+    a_node_object_that_comes_late_is_picked_up,
+    changed_node_addresses_move_the_node_ports,
+];
+
+/// Rules 25, 26, 126 and 136.
+fn a_changed_zone_label_changes_the_endpoints_in_use() {
+    let plane = Plane::shared();
+    let name = "zone-change";
+    plane.namespace(name);
+    let seat = setup(&plane, name).start();
+    let [v4, _] = vips(&plane.apply(&service(name, "web")));
+    let (a, b) = (
+        endpoint("10.244.1.1").for_zone("zone-a"),
+        endpoint("10.244.1.2").for_zone("zone-b"),
+    );
+    plane.apply(&slice(name, "web", "web", &[a.clone(), b.clone()]));
+    seat.expect(v4, &["10.244.1.1"]);
+
+    plane.apply(&node(name, "zone-b"));
+    seat.expect(v4, &["10.244.1.2"]);
+    plane.apply(&node(name, "zone-c"));
+    seat.expect(v4, &["10.244.1.1", "10.244.1.2"]);
+    plane.apply(&node(name, "zone-a"));
+    seat.expect(v4, &["10.244.1.1"]);
+    // An empty zone is no zone.
+    plane.apply(&node(name, ""));
+    seat.expect(v4, &["10.244.1.1", "10.244.1.2"]);
+    plane.apply(&node(name, "zone-a").label("example.org/rack", "7"));
+    seat.expect(v4, &["10.244.1.1"]);
+
+    // One ready endpoint without a hint switches zones off (rule 25 c).
+    plane.apply(&slice(name, "web", "web", &[a, b, endpoint("10.244.1.3")]));
+    seat.expect(v4, &["10.244.1.1", "10.244.1.2", "10.244.1.3"]);
+}
+
+/// Rules 25 b and 27.
+fn node_hints_win_over_zone_hints() {
+    let plane = Plane::shared();
+    let name = "node-hints";
+    plane.namespace(name);
+    let seat = setup(&plane, name).start();
+    let [v4, _] = vips(&plane.apply(&service(name, "web")));
+    let here = endpoint("10.244.1.1").for_zone("zone-a").for_node(name);
+    let near = endpoint("10.244.1.2")
+        .for_zone("zone-a")
+        .for_node("another");
+    let far = endpoint("10.244.1.3")
+        .for_zone("zone-b")
+        .for_node("a-third");
+    plane.apply(&slice(
+        name,
+        "web",
+        "web",
+        &[here, near.clone(), far.clone()],
+    ));
+    seat.expect(v4, &["10.244.1.1"]);
+
+    plane.apply(&slice(name, "web", "web", &[near, far.clone()]));
+    seat.expect(v4, &["10.244.1.2"]);
+    plane.apply(&slice(name, "web", "web", &[far]));
+    seat.expect(v4, &["10.244.1.3"]);
+}
+
+/// Rule 133 as kube-proxy was seen to do it: 30 s without the Node, then on without it, and the addresses are used
+/// when they come.
+fn a_node_object_that_comes_late_is_picked_up() {
+    let plane = Plane::shared();
+    let name = "late-node";
+    plane.namespace(name);
+    let made = plane.apply(&service(name, "web").set("/spec/type", "NodePort"));
+    let [v4, _] = vips(&made);
+    plane.apply(&slice(
+        name,
+        "web",
+        "web",
+        &[endpoint("10.244.1.1").for_zone("zone-a")],
+    ));
+    let seat = setup(&plane, name).without_object().start_unready();
+
+    seat.expect_within(Duration::from_secs(50), v4, &["10.244.1.1"]);
+    let node_port = (seat.node.host.addresses[0], node_port(&made)).into();
+    seat.expect(node_port, &["ECONNREFUSED"]);
+
+    make_node_object(&plane, &seat.node);
+    seat.expect(node_port, &["10.244.1.1"]);
+}
+
+/// Section 1.Y, rule 135: followed live, without an exit.
+fn changed_node_addresses_move_the_node_ports() {
+    let plane = Plane::shared();
+    let name = "moved-node";
+    plane.namespace(name);
+    let seat = setup(&plane, name).start();
+    let made = plane.apply(&service(name, "web").set("/spec/type", "NodePort"));
+    plane.apply(&slice(name, "web", "web", &[endpoint("10.244.1.1")]));
+    let port = node_port(&made);
+    let before = seat.node.host.addresses[0];
+    let after = "198.51.100.7".parse().unwrap();
+    seat.node.add_address(after).unwrap();
+    seat.expect((before, port).into(), &["10.244.1.1"]);
+    seat.expect((after, port).into(), &["ECONNREFUSED"]);
+
+    plane.merge_status(&node_addresses(name, &["198.51.100.7"]));
+
+    seat.expect((after, port).into(), &["10.244.1.1"]);
+    seat.expect((before, port).into(), &["ECONNREFUSED"]);
+    assert!(seat.agent.is_running());
+}
+
+fn node_port(service: &serde_json::Value) -> u16 {
+    let port = service["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
+    u16::try_from(port).unwrap()
+}
