@@ -254,6 +254,57 @@ fn check_sizes(map: BorrowedFd<'_>, key: usize, value: usize) -> io::Result<MapS
     Ok(shape)
 }
 
+/// One entry of a map; `None`: no such key.
+///
+/// # Errors
+/// As the kernel says.
+pub fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    check_sizes(map, size_of::<K>(), size_of::<V>())?;
+    let mut value = V::zeroed();
+    let mut a = attr();
+    a.__bindgen_anon_2.map_fd = raw(map);
+    a.__bindgen_anon_2.key = address(key);
+    a.__bindgen_anon_2.__bindgen_anon_1.value = address(&raw mut value);
+    // SAFETY: key and value are live and have the map's own sizes, compared above; callers use this
+    // for maps with one value per key.
+    found(
+        unsafe { sys_bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut a) },
+        value,
+    )
+}
+
+/// One entry of a per-CPU array of u64, of every possible CPU.
+///
+/// # Errors
+/// As the kernel says; EINVAL: a map of another type.
+pub fn lookup_per_cpu(map: BorrowedFd<'_>, index: u32) -> io::Result<Option<Vec<u64>>> {
+    const BPF_MAP_TYPE_PERCPU_ARRAY: u32 = 6;
+    let shape = check_sizes(map, size_of::<u32>(), size_of::<u64>())?;
+    if shape.map_type != BPF_MAP_TYPE_PERCPU_ARRAY {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    let cpus = aya::util::nr_cpus().map_err(|(_, e)| e)?;
+    let mut values = vec![0_u64; cpus.get() as usize];
+    let mut a = attr();
+    a.__bindgen_anon_2.map_fd = raw(map);
+    a.__bindgen_anon_2.key = address(&raw const index);
+    a.__bindgen_anon_2.__bindgen_anon_1.value = address(values.as_mut_ptr());
+    // SAFETY: the key is a live u32, as the map's; the kernel writes one u64 for each possible CPU,
+    // and `cpus` is their number.
+    found(
+        unsafe { sys_bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut a) },
+        values,
+    )
+}
+
+fn found<T>(result: io::Result<i64>, value: T) -> io::Result<Option<T>> {
+    match result {
+        Ok(_) => Ok(Some(value)),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 /// Every entry of a map, read by BPF_MAP_LOOKUP_BATCH: keys and values as the kernel lays them out,
 /// end to end. Not for per-CPU maps.
 ///
@@ -311,11 +362,11 @@ pub fn lookup_all(map: BorrowedFd<'_>, key: usize, value: usize) -> io::Result<(
 pub fn entries<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
     let (keys, values) = lookup_all(map, size_of::<K>(), size_of::<V>())?;
     Ok(keys
-        .chunks_exact(size_of::<K>())
+        .chunks(size_of::<K>())
         .map(bytemuck::pod_read_unaligned)
         .zip(
             values
-                .chunks_exact(size_of::<V>())
+                .chunks(size_of::<V>())
                 .map(bytemuck::pod_read_unaligned),
         )
         .collect())
