@@ -1,6 +1,6 @@
 //! What the agent was asked to do, after all parsing.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 
@@ -84,4 +84,10 @@ pub struct Config {
     pub bpffs_root: PathBuf,
     /// Sizes of the maps.
     pub capacities: Capacities,
+    /// `--devices`: where packets will be translated; kept for a later version.
+    pub devices: Vec<String>,
+    /// `--min-sync-period`: how long changes are gathered before they are applied.
+    pub min_sync_period: Duration,
+    /// `--full-check-period`: how often all maps are compared with what they should hold; zero: never.
+    pub full_check_period: Duration,
 }

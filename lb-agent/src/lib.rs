@@ -11,6 +11,9 @@
 //!
 //! `model`, `eligible` and `plan` know neither kube, aya nor tokio; `tests/layers.rs` holds that.
 
+pub mod cgroup;
+pub mod cli;
 pub mod config;
+pub mod logging;
 pub mod maps;
 pub mod model;

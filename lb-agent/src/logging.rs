@@ -1,0 +1,52 @@
+//! Logs: tracing to standard error, for people or as one JSON object a line.
+
+use std::io;
+
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+
+use crate::cli::args::{LogArgs, LogFormat};
+
+/// Installs the log of this process. Where RUST_LOG is set, it alone says what is logged.
+///
+/// # Errors
+/// RUST_LOG does not parse, or a log is installed already.
+pub fn install(args: &LogArgs) -> anyhow::Result<()> {
+    let filter = EnvFilter::builder()
+        .with_default_directive(level(args.verbosity).into())
+        .from_env()
+        .map_err(|e| anyhow::anyhow!("RUST_LOG: {e}; write a level such as debug"))?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
+    let installed = match args.log_format {
+        LogFormat::Text => log.with_target(false).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+    installed.map_err(|e| anyhow::anyhow!("install the log: {e}"))
+}
+
+/// kube-proxy logs what an operator wants at 0 to 3, what a developer wants from 4 on.
+fn level(verbosity: u8) -> LevelFilter {
+    match verbosity {
+        0..=3 => LevelFilter::INFO,
+        4..=5 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verbosity_counts_as_kube_proxy_counts() {
+        for (verbosity, want) in [
+            (0, LevelFilter::INFO),
+            (2, LevelFilter::INFO),
+            (4, LevelFilter::DEBUG),
+            (10, LevelFilter::TRACE),
+        ] {
+            assert_eq!(level(verbosity), want, "-v {verbosity}");
+        }
+    }
+}
