@@ -11,9 +11,12 @@
 //!
 //! `model`, `eligible` and `plan` know neither kube, aya nor tokio; `tests/layers.rs` holds that.
 
+pub mod attach;
 pub mod cgroup;
 pub mod cli;
 pub mod config;
 pub mod logging;
 pub mod maps;
 pub mod model;
+pub mod netns;
+pub mod stale_udp;

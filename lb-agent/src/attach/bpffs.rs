@@ -33,13 +33,19 @@ pub enum BpffsError {
         source: io::Error,
     },
     /// Another agent is at work here.
-    #[error("another agent runs with --bpffs-root {0}; stop it first, or give this one a root of its own")]
+    #[error(
+        "another agent runs with --bpffs-root {0}; stop it first, or give this one a root of its own"
+    )]
     Busy(PathBuf),
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BpffsError {
     let path = path.to_owned();
-    move |source| BpffsError::Io { action, path, source }
+    move |source| BpffsError::Io {
+        action,
+        path,
+        source,
+    }
 }
 
 /// Held while the agent runs: the kernel lets go of it when the process ends, however it ends.
@@ -66,15 +72,28 @@ pub fn prepare(root: &Path) -> Result<Lock, BpffsError> {
 }
 
 fn mount_if_missing(root: &Path) -> Result<(), BpffsError> {
-    let existing = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let existing = root
+        .ancestors()
+        .find(|path| path.exists())
+        .unwrap_or(Path::new("/"));
     let kind = statfs(existing).map_err(|e| io_error("look at", existing)(e.into()))?;
     if kind.filesystem_type() == BPF_FS {
         return Ok(());
     }
-    let point = if root.starts_with(SYSTEM_BPFFS) { Path::new(SYSTEM_BPFFS) } else { root };
+    let point = if root.starts_with(SYSTEM_BPFFS) {
+        Path::new(SYSTEM_BPFFS)
+    } else {
+        root
+    };
     fs::create_dir_all(point).map_err(io_error("create", point))?;
-    mount(Some("bpf"), point, Some("bpf"), MsFlags::empty(), None::<&str>)
-        .map_err(|e| io_error("mount a BPF file system at", point)(e.into()))?;
+    mount(
+        Some("bpf"),
+        point,
+        Some("bpf"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .map_err(|e| io_error("mount a BPF file system at", point)(e.into()))?;
     tracing::info!(path = %point.display(), "mounted a BPF file system");
     Ok(())
 }

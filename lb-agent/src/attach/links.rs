@@ -42,12 +42,21 @@ pub struct Attached {
 ///
 /// # Errors
 /// See [`LinkError`].
-pub fn attach(plane: &mut Plane, root: &Path, cgroup: &Path, may_attach: bool) -> Result<Attached, LinkError> {
+pub fn attach(
+    plane: &mut Plane,
+    root: &Path,
+    cgroup: &Path,
+    may_attach: bool,
+) -> Result<Attached, LinkError> {
     let dir = links_dir(root);
     remove_strangers(&dir);
     let mut done = Attached::default();
     for (name, _) in PROGRAMS {
-        let broken = |error: String| LinkError { program: name, cgroup: cgroup.to_owned(), error };
+        let broken = |error: String| LinkError {
+            program: name,
+            cgroup: cgroup.to_owned(),
+            error,
+        };
         let file = File::open(cgroup).map_err(|e| broken(e.to_string()))?;
         let pin = dir.join(name);
         if replace(plane, name, &pin, &file).map_err(broken)? {
@@ -62,14 +71,23 @@ pub fn attach(plane: &mut Plane, root: &Path, cgroup: &Path, may_attach: bool) -
 
 /// Pins that no program of this version answers to: left by another version.
 fn remove_strangers(dir: &Path) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return;
+    };
     for entry in entries.flatten() {
-        if PROGRAMS.iter().any(|(name, _)| entry.file_name().to_str() == Some(*name)) {
+        if PROGRAMS
+            .iter()
+            .any(|(name, _)| entry.file_name().to_str() == Some(*name))
+        {
             continue;
         }
         match fs::remove_file(entry.path()) {
-            Ok(()) => tracing::warn!(pin = %entry.path().display(), "removed a link of another version"),
-            Err(error) => tracing::warn!(pin = %entry.path().display(), %error, "a link of another version stays"),
+            Ok(()) => {
+                tracing::warn!(pin = %entry.path().display(), "removed a link of another version")
+            }
+            Err(error) => {
+                tracing::warn!(pin = %entry.path().display(), %error, "a link of another version stays")
+            }
         }
     }
 }
@@ -92,7 +110,10 @@ fn replace(plane: &Plane, name: &'static str, pin: &Path, cgroup: &File) -> Resu
             Err(error) => return Err(format!("replacing the program: {error}")),
         }
     }
-    tracing::warn!(program = name, "the link's cgroup is gone or another one: attaching anew");
+    tracing::warn!(
+        program = name,
+        "the link's cgroup is gone or another one: attaching anew"
+    );
     fs::remove_file(pin).map_err(|e| format!("removing {}: {e}", pin.display()))?;
     Ok(false)
 }
@@ -113,11 +134,17 @@ fn make(plane: &mut Plane, name: &'static str, pin: &Path, cgroup: &File) -> Res
     let link: FdLink = match plane.ebpf.program_mut(name) {
         Some(Program::CgroupSockAddr(p)) => {
             let id = p.attach(cgroup, mode).map_err(|e| chain(&e))?;
-            p.take_link(id).map_err(|e| chain(&e))?.try_into().map_err(|e| chain(&e))?
+            p.take_link(id)
+                .map_err(|e| chain(&e))?
+                .try_into()
+                .map_err(|e| chain(&e))?
         }
         Some(Program::CgroupSock(p)) => {
             let id = p.attach(cgroup, mode).map_err(|e| chain(&e))?;
-            p.take_link(id).map_err(|e| chain(&e))?.try_into().map_err(|e| chain(&e))?
+            p.take_link(id)
+                .map_err(|e| chain(&e))?
+                .try_into()
+                .map_err(|e| chain(&e))?
         }
         Some(_) | None => return Err("not in the object".into()),
     };

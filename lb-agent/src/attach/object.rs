@@ -2,15 +2,13 @@
 
 use std::path::Path;
 
-use aya::{Btf, Ebpf, EbpfLoader, programs::Program};
+use aya::{Ebpf, EbpfLoader, programs::Program};
 use lb_common::map_table::{Capacity, MAPS, MapSpec, PROGRAMS};
 
-use crate::{
-    maps::{
-        Capacities,
-        pinned::maps_dir,
-        sys::{self, Access},
-    },
+use crate::maps::{
+    Capacities,
+    pinned::maps_dir,
+    sys::{self, Access},
 };
 use std::os::fd::AsFd;
 
@@ -23,10 +21,14 @@ static OBJECT: &[u8] = &[];
 #[derive(thiserror::Error, Debug)]
 pub enum LoadError {
     /// Built without the feature `embed`.
-    #[error("this binary was built without BPF programs; build it with the feature embed, which is on by default")]
+    #[error(
+        "this binary was built without BPF programs; build it with the feature embed, which is on by default"
+    )]
     NoObject,
     /// A pinned map has another shape.
-    #[error("pinned maps do not fit this version: {0}; remove them with `lb-agent cleanup` (new connections go untranslated until the next start)")]
+    #[error(
+        "pinned maps do not fit this version: {0}; remove them with `lb-agent cleanup` (new connections go untranslated until the next start)"
+    )]
     Incompatible(String),
     /// The object as a whole.
     #[error("loading the BPF object: {0}; `lb-agent check` tells what the kernel lacks")]
@@ -69,25 +71,28 @@ impl Plane {
     /// See [`LoadError`].
     pub fn load(root: &Path, capacities: &Capacities, host_netns: u64) -> Result<Self, LoadError> {
         let dir = maps_dir(root);
-        let mut loader = EbpfLoader::new();
-        for spec in MAPS {
-            loader.map_pin_path(spec.name, dir.join(spec.name));
-            if let Some(entries) = entries(&dir, spec, capacities) {
-                loader.map_max_entries(spec.name, entries);
+        Self::load_with(host_netns, |loader| {
+            for spec in MAPS {
+                // Socket storage and the ring are pinned, too: what one hook writes another reads, and
+                // an unpinned map is a new one at each load.
+                loader.map_pin_path(spec.name, dir.join(spec.name));
+                if let Some(entries) = entries(&dir, spec, capacities) {
+                    loader.map_max_entries(spec.name, entries);
+                }
             }
-        }
-        Self::load_with(loader, host_netns)
+        })
     }
 
-    fn load_with(mut loader: EbpfLoader<'_>, host_netns: u64) -> Result<Self, LoadError> {
+    fn load_with(
+        host_netns: u64,
+        set_up: impl FnOnce(&mut EbpfLoader<'_>),
+    ) -> Result<Self, LoadError> {
         if OBJECT.is_empty() {
             return Err(LoadError::NoObject);
         }
+        let mut loader = EbpfLoader::new();
         loader.override_global("HOST_NETNS", &host_netns, true);
-        let btf = Btf::from_sys_fs().ok();
-        if let Some(btf) = &btf {
-            loader.btf(btf);
-        }
+        set_up(&mut loader);
         let mut ebpf = loader.load(OBJECT).map_err(refused)?;
         for (name, _) in PROGRAMS {
             load_program(&mut ebpf, name)?;
@@ -101,13 +106,23 @@ impl Plane {
 /// # Errors
 /// See [`LoadError`].
 pub fn measure() -> Result<Vec<LoadedProgram>, LoadError> {
-    let plane = Plane::load_with(EbpfLoader::new(), 0)?;
-    PROGRAMS.iter().map(|(name, hook)| describe(&plane, name, hook)).collect()
+    let plane = Plane::load_with(0, |_| {})?;
+    PROGRAMS
+        .iter()
+        .map(|(name, hook)| describe(&plane, name, hook))
+        .collect()
 }
 
-fn describe(plane: &Plane, name: &'static str, hook: &'static str) -> Result<LoadedProgram, LoadError> {
+fn describe(
+    plane: &Plane,
+    name: &'static str,
+    hook: &'static str,
+) -> Result<LoadedProgram, LoadError> {
     let broken = |error: String| LoadError::Program { name, error };
-    let program = plane.ebpf.program(name).ok_or_else(|| broken("not in the object".into()))?;
+    let program = plane
+        .ebpf
+        .program(name)
+        .ok_or_else(|| broken("not in the object".into()))?;
     let info = match program {
         Program::CgroupSockAddr(p) => p.info(),
         Program::CgroupSock(p) => p.info(),
@@ -125,7 +140,9 @@ fn describe(plane: &Plane, name: &'static str, hook: &'static str) -> Result<Loa
 
 fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
     let broken = |error: String| LoadError::Program { name, error };
-    let program = ebpf.program_mut(name).ok_or_else(|| broken("not in the object".into()))?;
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| broken("not in the object".into()))?;
     let loaded = match program {
         Program::CgroupSockAddr(p) => p.load(),
         Program::CgroupSock(p) => p.load(),
@@ -144,8 +161,12 @@ fn entries(dir: &Path, spec: &MapSpec, capacities: &Capacities) -> Option<u32> {
         Capacity::Sources => capacities.sources,
         Capacity::Fixed(_) => return None,
     };
-    let Ok(pin) = sys::open_map(&dir.join(spec.name), Access::Read) else { return Some(wanted) };
-    let Ok(shape) = sys::map_shape(pin.as_fd()) else { return Some(wanted) };
+    let Ok(pin) = sys::open_map(&dir.join(spec.name), Access::Read) else {
+        return Some(wanted);
+    };
+    let Ok(shape) = sys::map_shape(pin.as_fd()) else {
+        return Some(wanted);
+    };
     if shape.max_entries != wanted {
         tracing::warn!(
             map = spec.name,

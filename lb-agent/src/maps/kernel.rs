@@ -51,13 +51,25 @@ pub(crate) struct Map {
 
 impl Map {
     pub(crate) fn open(root: &Path, name: &'static str) -> Result<Self, MapError> {
-        let fd = sys::open_map(&maps_dir(root).join(name), Access::Write).map_err(kernel(name, "open", ""))?;
+        let fd = sys::open_map(&maps_dir(root).join(name), Access::Write)
+            .map_err(kernel(name, "open", ""))?;
         let shape = sys::map_shape(fd.as_fd()).map_err(kernel(name, "open", ""))?;
-        Ok(Self { name, fd, capacity: shape.max_entries })
+        Ok(Self {
+            name,
+            fd,
+            capacity: shape.max_entries,
+        })
     }
 
-    pub(crate) fn put<K: Pod, V: Pod>(&self, key: &K, value: &V, shown: impl Fn() -> String) -> Result<(), MapError> {
-        let Err((_, error)) = sys::update_batch(self.fd.as_fd(), &[*key], &[*value]) else { return Ok(()) };
+    pub(crate) fn put<K: Pod, V: Pod>(
+        &self,
+        key: &K,
+        value: &V,
+        shown: impl Fn() -> String,
+    ) -> Result<(), MapError> {
+        let Err((_, error)) = sys::update_batch(self.fd.as_fd(), &[*key], &[*value]) else {
+            return Ok(());
+        };
         // A hash says E2BIG, a longest-prefix map ENOSPC.
         if matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) {
             return Err(full(self.name, self.capacity));
@@ -65,7 +77,11 @@ impl Map {
         Err(kernel(self.name, "write", &shown())(error))
     }
 
-    pub(crate) fn delete<K: Pod>(&self, key: &K, shown: impl Fn() -> String) -> Result<(), MapError> {
+    pub(crate) fn delete<K: Pod>(
+        &self,
+        key: &K,
+        shown: impl Fn() -> String,
+    ) -> Result<(), MapError> {
         match sys::delete_batch(self.fd.as_fd(), &[*key]) {
             Err((_, error)) if error.raw_os_error() != Some(libc::ENOENT) => {
                 Err(kernel(self.name, "delete", &shown())(error))
@@ -76,13 +92,28 @@ impl Map {
 }
 
 fn full(map: &'static str, capacity: u32) -> MapError {
-    let flag = find(map).and_then(|spec| spec.capacity.flag()).unwrap_or("the map's size");
-    MapError::Full { map, capacity, flag }
+    let flag = find(map)
+        .and_then(|spec| spec.capacity.flag())
+        .unwrap_or("the map's size");
+    MapError::Full {
+        map,
+        capacity,
+        flag,
+    }
 }
 
-fn kernel(map: &'static str, action: &'static str, key: &str) -> impl FnOnce(io::Error) -> MapError {
+fn kernel(
+    map: &'static str,
+    action: &'static str,
+    key: &str,
+) -> impl FnOnce(io::Error) -> MapError {
     let key = key.to_owned();
-    move |source| MapError::Kernel { map, action, key, source }
+    move |source| MapError::Kernel {
+        map,
+        action,
+        key,
+        source,
+    }
 }
 
 impl<A: Family> KernelMaps<A> {
@@ -121,14 +152,21 @@ impl<A: Family> KernelMaps<A> {
     }
 
     fn put_service(&self, id: ServiceId, service: &Service) -> bool {
-        let settings = bytemuck::bytes_of(service).get(16..24).and_then(|bytes| bytes.try_into().ok());
-        settings.is_some_and(|bytes| self.services.store(id.0, SETTINGS_WORD, u64::from_ne_bytes(bytes)))
-            && self.services.store(id.0, LOCAL_WORD, service.local.0)
+        let settings = bytemuck::bytes_of(service)
+            .get(16..24)
+            .and_then(|bytes| bytes.try_into().ok());
+        settings.is_some_and(|bytes| {
+            self.services
+                .store(id.0, SETTINGS_WORD, u64::from_ne_bytes(bytes))
+        }) && self.services.store(id.0, LOCAL_WORD, service.local.0)
             && self.services.store(id.0, CLUSTER_WORD, service.cluster.0)
     }
 
     fn put_slots(&self, base: u32, slots: &[Slot<A>]) -> bool {
-        slots.iter().zip(base..).all(|(slot, index)| self.slots.set(index, &A::Slot::from(*slot)))
+        slots
+            .iter()
+            .zip(base..)
+            .all(|(slot, index)| self.slots.set(index, &A::Slot::from(*slot)))
     }
 
     fn put_backend(&self, id: BackendId, backend: &Backend<A>) -> bool {
@@ -136,14 +174,17 @@ impl<A: Family> KernelMaps<A> {
     }
 
     fn source_key(key: &SourceKey<A>, bits: u32) -> LpmKey<A::SourceKey> {
-        LpmKey { prefix_len: SourceKey::<A>::prefix_len(bits), data: A::SourceKey::from(*key) }
+        LpmKey {
+            prefix_len: SourceKey::<A>::prefix_len(bits),
+            data: A::SourceKey::from(*key),
+        }
     }
 }
 
 /// Key of a longest-prefix map, as the kernel wants it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, packed)]
-struct LpmKey<K> {
+struct LpmKey<K: Pod> {
     prefix_len: u32,
     data: K,
 }
@@ -155,32 +196,51 @@ impl<A: Family> LbMaps<A> for KernelMaps<A> {
 
     fn read(&self) -> Result<Content<A>, MapError> {
         let broken = |e: PinnedError| kernel(A::MAPS.frontends, "read", "")(io::Error::other(e));
-        Pinned::open(&self.root).and_then(|pinned| pinned.content()).map_err(broken)
+        Pinned::open(&self.root)
+            .and_then(|pinned| pinned.content())
+            .map_err(broken)
     }
 
     fn apply(&mut self, op: &Op<A>) -> Result<(), MapError> {
         let array = |done: bool, map, index: u32| {
-            if done { Ok(()) } else { Err(kernel(map, "write", &index.to_string())(io::ErrorKind::InvalidInput.into())) }
+            if done {
+                Ok(())
+            } else {
+                Err(kernel(map, "write", &index.to_string())(
+                    io::ErrorKind::InvalidInput.into(),
+                ))
+            }
         };
         match op {
             Op::PutName(id, name) => self.names.put(id, name, || id.0.to_string()),
             Op::DelName(id) => self.names.delete(id, || id.0.to_string()),
             Op::PutSource(key, bits) => {
-                self.sources.put(&Self::source_key(key, *bits), &1_u32, || format!("{:?}/{bits}", key.addr))
+                self.sources.put(&Self::source_key(key, *bits), &1_u32, || {
+                    format!("{:?}/{bits}", key.addr)
+                })
             }
-            Op::DelSource(key, bits) => {
-                self.sources.delete(&Self::source_key(key, *bits), || format!("{:?}/{bits}", key.addr))
+            Op::DelSource(key, bits) => self.sources.delete(&Self::source_key(key, *bits), || {
+                format!("{:?}/{bits}", key.addr)
+            }),
+            Op::PutBackend(id, backend) => {
+                array(self.put_backend(*id, backend), A::MAPS.backends, id.0)
             }
-            Op::PutBackend(id, backend) => array(self.put_backend(*id, backend), A::MAPS.backends, id.0),
             Op::PutSlots(base, slots) => array(self.put_slots(*base, slots), A::MAPS.slots, *base),
-            Op::PutService(id, service) => array(self.put_service(*id, service), A::MAPS.services, id.0),
-            Op::DelService(id) => {
-                array(self.put_service(*id, &Service::zeroed()), A::MAPS.services, id.0)
+            Op::PutService(id, service) => {
+                array(self.put_service(*id, service), A::MAPS.services, id.0)
             }
+            Op::DelService(id) => array(
+                self.put_service(*id, &Service::zeroed()),
+                A::MAPS.services,
+                id.0,
+            ),
             Op::PutFrontend(key, value) => {
-                self.frontends.put(&A::FrontendKey::from(*key), value, || format!("{key:?}"))
+                self.frontends
+                    .put(&A::FrontendKey::from(*key), value, || format!("{key:?}"))
             }
-            Op::DelFrontend(key) => self.frontends.delete(&A::FrontendKey::from(*key), || format!("{key:?}")),
+            Op::DelFrontend(key) => self
+                .frontends
+                .delete(&A::FrontendKey::from(*key), || format!("{key:?}")),
         }
     }
 

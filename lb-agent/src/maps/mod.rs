@@ -4,6 +4,7 @@
 //! kernel would refuse (a full map), so that plans are tested against both.
 
 pub mod family;
+pub mod kernel;
 pub mod pinned;
 pub mod snapshot;
 pub mod sys;
