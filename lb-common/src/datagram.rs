@@ -1,7 +1,7 @@
 //! Datagrams of unconnected UDP sockets: `decide` with a memory per socket and VIP.
 
 use crate::{
-    decide::{Chance, Client, Decision, Dial, Dnat, Lookup, choose, lookup},
+    decide::{Caller, Chance, Decision, Dial, Dnat, Lookup, choose, class_for, lookup},
     frontend::FrontendVal,
     id::{BackendId, ServiceId},
     net::{Addr6, Address, BePort},
@@ -29,14 +29,14 @@ pub fn send<A: Address, T: Tables<A> + Sessions>(
     tables: &T,
     cookie: u64,
     dial: &Dial<A>,
-    client: &Client<A>,
-    chance: &Chance,
+    caller: &impl Caller<A>,
+    chance: &impl Chance,
 ) -> Datagram<A> {
     let quiet = |decision| Datagram {
         decision,
         trouble: None,
     };
-    let frontend = match lookup(tables, dial, client.class) {
+    let frontend = match lookup(tables, dial, caller) {
         Lookup::Pass => return quiet(Decision::Pass),
         Lookup::Refuse(reason) => {
             return quiet(Decision::Refuse {
@@ -47,15 +47,16 @@ pub fn send<A: Address, T: Tables<A> + Sessions>(
         Lookup::Found(frontend) => frontend,
     };
     let key = SessionKey::new(cookie, dial.addr.mapped(), dial.port);
-    if let Some(slot) = kept(tables, &key, &frontend, chance.now_ns) {
-        tables.touch(&key, chance.now_ns, false);
+    let now_ns = chance.now_ns();
+    if let Some(slot) = kept(tables, &key, &frontend, now_ns) {
+        tables.touch(&key, now_ns, false);
         return quiet(Decision::Dnat(Dnat {
             to: slot,
             kind: frontend.kind,
             hit: Counter::HitSession,
         }));
     }
-    open(tables, &key, &frontend, client, chance)
+    open(tables, &key, &frontend, caller, chance)
 }
 
 /// The backend of the socket's session with this VIP, while it serves (rule 90) and is not idle.
@@ -84,10 +85,10 @@ fn open<A: Address, T: Tables<A> + Sessions>(
     tables: &T,
     key: &SessionKey,
     frontend: &FrontendVal,
-    client: &Client<A>,
-    chance: &Chance,
+    caller: &impl Caller<A>,
+    chance: &impl Chance,
 ) -> Datagram<A> {
-    let first = choose(tables, frontend, client, chance);
+    let first = choose(tables, frontend, caller, chance);
     let Decision::Dnat(mut dnat) = first else {
         return Datagram {
             decision: first,
@@ -102,12 +103,12 @@ fn open<A: Address, T: Tables<A> + Sessions>(
         dnat.to.port,
         chance.now_ns,
     ) {
-        match untaken(tables, key, frontend, client, chance) {
+        match untaken(tables, key, frontend, caller, chance) {
             Some(slot) if dnat.hit == Counter::HitChosen => dnat.to = slot,
             _ => trouble = Some(Counter::RevnatConflict),
         }
     }
-    if !remember(tables, key, &dnat.to, frontend.service, chance.now_ns) {
+    if !remember(tables, key, &dnat.to, frontend.service, chance.now_ns()) {
         trouble = Some(Counter::StateLost);
     }
     Datagram {
@@ -122,15 +123,16 @@ fn untaken<A: Address, T: Tables<A> + Sessions>(
     tables: &T,
     key: &SessionKey,
     frontend: &FrontendVal,
-    client: &Client<A>,
-    chance: &Chance,
+    caller: &impl Caller<A>,
+    chance: &impl Chance,
 ) -> Option<Slot<A>> {
     let range = tables
         .service(frontend.service)?
-        .list(frontend.list(client.class));
+        .list(frontend.list(class_for(frontend, caller)));
     if range.is_empty() {
         return None;
     }
+    let (start, now_ns) = (chance.random(), chance.now_ns());
     for i in 0..CONFLICT_TRIES {
         if i >= range.len() {
             return None;
@@ -138,10 +140,10 @@ fn untaken<A: Address, T: Tables<A> + Sessions>(
         let slot = tables.slot(
             range
                 .base()
-                .wrapping_add(chance.random.wrapping_add(i) % range.len()),
+                .wrapping_add(start.wrapping_add(i) % range.len()),
         )?;
         if slot.service == frontend.service
-            && !is_taken(tables, key, slot.addr.mapped(), slot.port, chance.now_ns)
+            && !is_taken(tables, key, slot.addr.mapped(), slot.port, now_ns)
         {
             return Some(slot);
         }

@@ -31,7 +31,27 @@ pub struct Dial<A> {
     pub proto: Proto,
 }
 
-/// What is known of a client.
+/// What may be asked of a client. A trait, for in the kernel each answer costs a helper call, which
+/// a destination that is no Service's must not pay.
+pub trait Caller<A> {
+    /// How policies see it.
+    fn class(&self) -> Class;
+    /// Its network namespace: the cookie.
+    fn netns(&self) -> u64;
+    /// Its address: of a packet, or what the socket is bound to; `None` where the kernel has not
+    /// chosen one yet.
+    fn addr(&self) -> Option<A>;
+}
+
+/// The clock and the dice of a decision; a trait for the same reason.
+pub trait Chance {
+    /// Nanoseconds since boot (CLOCK_BOOTTIME).
+    fn now_ns(&self) -> u64;
+    /// Uniform.
+    fn random(&self) -> u32;
+}
+
+/// A client whose facts are known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Client<A> {
     /// How policies see it.
@@ -43,13 +63,37 @@ pub struct Client<A> {
     pub addr: Option<A>,
 }
 
-/// The clock and the dice of one decision.
+impl<A: Address> Caller<A> for Client<A> {
+    fn class(&self) -> Class {
+        self.class
+    }
+
+    fn netns(&self) -> u64 {
+        self.netns
+    }
+
+    fn addr(&self) -> Option<A> {
+        self.addr
+    }
+}
+
+/// A clock that stands and dice that are thrown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Chance {
+pub struct Fixed {
     /// Nanoseconds since boot (CLOCK_BOOTTIME).
     pub now_ns: u64,
     /// Uniform.
     pub random: u32,
+}
+
+impl Chance for Fixed {
+    fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    fn random(&self) -> u32 {
+        self.random
+    }
 }
 
 /// A destination that belongs to a Service.
@@ -93,12 +137,16 @@ pub struct Dnat<A> {
 /// Finds the frontend of a destination: one hash lookup where it is a Service's or nobody's
 /// business, more only for addresses and ports that may be a Service's.
 #[inline(always)]
-pub fn lookup<A: Address, T: Tables<A>>(tables: &T, dial: &Dial<A>, class: Class) -> Lookup {
+pub fn lookup<A: Address, T: Tables<A>>(
+    tables: &T,
+    dial: &Dial<A>,
+    caller: &impl Caller<A>,
+) -> Lookup {
     if let Some(frontend) = tables.frontend(&FrontendKey::new(dial.addr, dial.port, dial.proto)) {
         return Lookup::Found(frontend);
     }
     if tables.is_node_port(dial.port)
-        && is_node(tables, &dial.addr, class)
+        && is_node(tables, &dial.addr, caller)
         && let Some(frontend) = tables.frontend(&FrontendKey::node_port(dial.port, dial.proto))
     {
         return Lookup::Found(frontend);
@@ -109,12 +157,12 @@ pub fn lookup<A: Address, T: Tables<A>>(tables: &T, dial: &Dial<A>, class: Class
     }
 }
 
-/// Do NodePorts answer on `addr` for clients of `class`? On loopback only for the host's own
-/// sockets: another namespace's loopback is its own. The unspecified address means loopback, too.
+/// Do NodePorts answer on `addr` for this caller? On loopback only for the host's own sockets:
+/// another namespace's loopback is its own. The unspecified address means loopback, too.
 #[inline(always)]
-fn is_node<A: Address, T: Tables<A>>(tables: &T, addr: &A, class: Class) -> bool {
+fn is_node<A: Address, T: Tables<A>>(tables: &T, addr: &A, caller: &impl Caller<A>) -> bool {
     if addr.is_loopback() || addr.is_unspecified() {
-        return matches!(class, Class::Host) && tables.localhost();
+        return tables.localhost() && caller.class() == Class::Host;
     }
     tables.is_node_addr(addr)
 }
@@ -136,16 +184,16 @@ fn unknown_port<A: Address, T: Tables<A>>(tables: &T, dial: &Dial<A>, range_flag
 pub fn decide<A: Address, T: Tables<A>>(
     tables: &T,
     dial: &Dial<A>,
-    client: &Client<A>,
-    chance: &Chance,
+    caller: &impl Caller<A>,
+    chance: &impl Chance,
 ) -> Decision<A> {
-    match lookup(tables, dial, client.class) {
+    match lookup(tables, dial, caller) {
         Lookup::Pass => Decision::Pass,
         Lookup::Refuse(reason) => Decision::Refuse {
             reason,
             service: ServiceId::NONE,
         },
-        Lookup::Found(frontend) => choose(tables, &frontend, client, chance),
+        Lookup::Found(frontend) => choose(tables, &frontend, caller, chance),
     }
 }
 
@@ -154,66 +202,62 @@ pub fn decide<A: Address, T: Tables<A>>(
 pub fn choose<A: Address, T: Tables<A>>(
     tables: &T,
     frontend: &FrontendVal,
-    client: &Client<A>,
-    chance: &Chance,
+    caller: &impl Caller<A>,
+    chance: &impl Chance,
 ) -> Decision<A> {
-    let refuse = |reason| Decision::Refuse {
-        reason,
-        service: frontend.service,
-    };
-    if let Err(reason) = admit(tables, frontend, client) {
-        return refuse(reason);
+    match try_choose(tables, frontend, caller, chance) {
+        Ok((to, hit)) => Decision::Dnat(Dnat {
+            to,
+            kind: frontend.kind,
+            hit,
+        }),
+        Err(reason) => Decision::Refuse {
+            reason,
+            service: frontend.service,
+        },
     }
-    let Some(service) = tables.service(frontend.service) else {
-        return refuse(Reason::NoEndpoints);
-    };
-    let list = frontend.list(client.class);
+}
+
+#[inline(always)]
+fn try_choose<A: Address, T: Tables<A>>(
+    tables: &T,
+    frontend: &FrontendVal,
+    caller: &impl Caller<A>,
+    chance: &impl Chance,
+) -> Result<(Slot<A>, Counter), Reason> {
+    let class = class_for(frontend, caller);
+    admit(tables, frontend, class, caller)?;
+    let service = tables
+        .service(frontend.service)
+        .ok_or(Reason::NoEndpoints)?;
+    let list = frontend.list(class);
     let range = service.list(list);
     if range.is_empty() {
-        return refuse(match range.verdict() {
+        return Err(match range.verdict() {
             Empty::Reject => Reason::NoEndpoints,
             Empty::Drop => Reason::NoLocalEndpoints,
         });
     }
-    let hit = |to, hit| {
-        Decision::Dnat(Dnat {
-            to,
-            kind: frontend.kind,
-            hit,
-        })
-    };
-    if client.addr.is_some_and(|addr| addr.is_loopback()) {
-        return match on_host(tables, range, frontend.service, chance.random) {
-            Some(slot) => hit(slot, Counter::HitChosen),
-            None => refuse(Reason::LoopbackBound),
-        };
+    if caller.addr().is_some_and(|addr| addr.is_loopback()) {
+        let slot = on_host(tables, range, frontend.service, chance.random())
+            .ok_or(Reason::LoopbackBound)?;
+        return Ok((slot, Counter::HitChosen));
     }
     if service.affinity_timeout_s == 0 {
-        return match pick(tables, &service, list, frontend.service, chance.random) {
-            Some(slot) => hit(slot, Counter::HitChosen),
-            None => refuse(Reason::Raced),
-        };
+        let slot = pick(tables, &service, list, frontend.service, chance)?;
+        return Ok((slot, Counter::HitChosen));
     }
-    let key = affinity_key(client, frontend.service);
-    let pinned = pinned(tables, &key, &service, list, chance.now_ns);
-    let (found, how) = match pinned {
-        Some(slot) => (Some(slot), Counter::HitPinned),
-        None => (
-            pick(tables, &service, list, frontend.service, chance.random),
-            Counter::HitChosen,
-        ),
-    };
-    let Some(slot) = found else {
-        return refuse(Reason::Raced);
-    };
-    let val = AffinityVal {
-        last_ns: chance.now_ns,
-        backend: slot.backend,
-        generation: slot.generation,
-        pad: 0,
-    };
-    tables.pin(&key, &val);
-    hit(slot, how)
+    sticky(tables, frontend.service, &service, list, caller, chance)
+}
+
+/// The caller's class where the frontend tells classes apart; any other where it does not.
+#[inline(always)]
+pub fn class_for<A>(frontend: &FrontendVal, caller: &impl Caller<A>) -> Class {
+    if frontend.is_same_for_all() {
+        Class::Pod
+    } else {
+        caller.class()
+    }
 }
 
 /// Source ranges, looked at before anything else (rule 63).
@@ -221,19 +265,18 @@ pub fn choose<A: Address, T: Tables<A>>(
 fn admit<A: Address, T: Tables<A>>(
     tables: &T,
     frontend: &FrontendVal,
-    client: &Client<A>,
+    class: Class,
+    caller: &impl Caller<A>,
 ) -> Result<(), Reason> {
-    match frontend.sources(client.class) {
+    match frontend.sources(class) {
         SourceRule::Allow => Ok(()),
         SourceRule::Deny => Err(Reason::SourceDenied),
         SourceRule::Check => {
-            let known = match client.addr {
+            let known = match caller.addr() {
                 Some(addr) => Some(addr),
-                None => tables.netns_addr(client.netns),
+                None => tables.netns_addr(caller.netns()),
             };
-            let Some(addr) = known else {
-                return Err(Reason::SourceUnknown);
-            };
+            let addr = known.ok_or(Reason::SourceUnknown)?;
             if tables.source_allowed(frontend.service, &addr) {
                 Ok(())
             } else {
@@ -243,22 +286,49 @@ fn admit<A: Address, T: Tables<A>>(
     }
 }
 
-/// Who a client is to affinity: its address where there is one (packets), else its namespace.
+/// Chooses under ClientIP affinity: the pinned backend, or a new one, which is pinned.
 #[inline(always)]
-fn affinity_key<A: Address>(client: &Client<A>, service: ServiceId) -> AffinityKey {
-    match (client.class, client.addr) {
+fn sticky<A: Address, T: Tables<A>>(
+    tables: &T,
+    id: ServiceId,
+    service: &Service,
+    list: List,
+    caller: &impl Caller<A>,
+    chance: &impl Chance,
+) -> Result<(Slot<A>, Counter), Reason> {
+    let key = affinity_key(caller, id);
+    let now_ns = chance.now_ns();
+    let (slot, hit) = match pinned(tables, &key, service, list, now_ns) {
+        Some(slot) => (slot, Counter::HitPinned),
+        None => (pick(tables, service, list, id, chance)?, Counter::HitChosen),
+    };
+    let val = AffinityVal {
+        last_ns: now_ns,
+        backend: slot.backend,
+        generation: slot.generation,
+        pad: 0,
+    };
+    tables.pin(&key, &val);
+    Ok((slot, hit))
+}
+
+/// Who a client is to affinity: the source address of a packet; at the socket, where there is none
+/// yet, the network namespace.
+#[inline(always)]
+pub fn affinity_key<A: Address>(caller: &impl Caller<A>, service: ServiceId) -> AffinityKey {
+    match (caller.class(), caller.addr()) {
         (Class::Outside, Some(addr)) => AffinityKey {
             client: addr.mapped(),
             service,
             family: A::FAMILY as u32,
         },
-        _ => AffinityKey::of_netns(client.netns, service, A::FAMILY),
+        _ => AffinityKey::of_netns(caller.netns(), service, A::FAMILY),
     }
 }
 
 /// The backend that the client is pinned to, while it is in the list of the policy in use (rule 72).
 #[inline(always)]
-fn pinned<A: Address, T: Tables<A>>(
+pub fn pinned<A: Address, T: Tables<A>>(
     tables: &T,
     key: &AffinityKey,
     service: &Service,
@@ -270,10 +340,9 @@ fn pinned<A: Address, T: Tables<A>>(
         return None;
     }
     let backend = tables.backend(pin.backend)?;
-    if !backend.serves(key.service, pin.generation, BackendFlags::of(list)) {
-        return None;
-    }
-    Some(backend.slot(pin.backend))
+    backend
+        .serves(key.service, pin.generation, BackendFlags::of(list))
+        .then(|| backend.slot(pin.backend))
 }
 
 /// Chooses a slot of a list. A slot of another service means that the range was given away between
@@ -284,29 +353,28 @@ fn pick<A: Address, T: Tables<A>>(
     service: &Service,
     list: List,
     id: ServiceId,
-    random: u32,
-) -> Option<Slot<A>> {
+    chance: &impl Chance,
+) -> Result<Slot<A>, Reason> {
     let number = if service.algorithm == Algorithm::ROUND_ROBIN {
         tables.turn(id)
     } else {
-        random
+        chance.random()
     };
     let mut range = service.list(list);
     for _ in 0..RACE_TRIES {
         if range.is_empty() {
-            return None;
+            break;
         }
-        let slot = tables.slot(range.base().wrapping_add(index(
-            number,
-            range.len(),
-            service.algorithm,
-        )))?;
+        let at = range
+            .base()
+            .wrapping_add(index(number, range.len(), service.algorithm));
+        let slot = tables.slot(at).ok_or(Reason::Raced)?;
         if slot.service == id {
-            return Some(slot);
+            return Ok(slot);
         }
-        range = tables.service(id)?.list(list);
+        range = tables.service(id).ok_or(Reason::Raced)?.list(list);
     }
-    None
+    Err(Reason::Raced)
 }
 
 /// An index below `len`: a number in turn by remainder, a random one by multiplication, which needs

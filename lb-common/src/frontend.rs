@@ -159,6 +159,12 @@ impl FrontendVal {
         }
     }
 
+    /// Does it treat clients of every class alike?
+    #[inline(always)]
+    pub const fn is_same_for_all(&self) -> bool {
+        self.sources == 0 && (self.local == 0 || self.local == 0b111)
+    }
+
     /// The rule that clients of `class` are under; unknown bits deny.
     #[inline(always)]
     pub const fn sources(&self, class: Class) -> SourceRule {

@@ -52,7 +52,7 @@ shared_types! {
     FrontendKey<Addr4> = 4 + 2 + 1 + 1,
     FrontendKey<Addr6> = 16 + 2 + 1 + 1,
     FrontendVal = 4 + 4,
-    Service = 8 + 8 + 4 + 4 + 1 + 1 + 6,
+    Service = 8 + 8 + 4 + 1 + 1 + 2 + 8,
     Slot<Addr4> = 4 + 2 + 2 + 4 + 4,
     Slot<Addr6> = 16 + 2 + 2 + 4 + 4,
     Backend<Addr4> = 4 + 2 + 2 + 4 + 4,

@@ -36,14 +36,14 @@ pub struct Service {
     pub local: ListRange,
     /// Seconds of idleness after which ClientIP affinity ends; 0: no affinity.
     pub affinity_timeout_s: u32,
-    /// Turn counter of round-robin, written by the programs alone.
-    pub cursor: u32,
     /// How to choose.
     pub algorithm: Algorithm,
     /// See [`Service::HAS_SOURCES`].
     pub flags: u8,
     /// Zero.
-    pub pad: [u8; 6],
+    pub pad: u16,
+    /// Turn counter of round-robin, written by the programs alone.
+    pub cursor: u64,
 }
 
 impl Service {
