@@ -12,5 +12,7 @@
 //! `model`, `eligible` and `plan` know neither kube, aya nor tokio; `tests/layers.rs` holds that.
 
 pub mod config;
+pub mod eligible;
 pub mod maps;
 pub mod model;
+pub mod plan;

@@ -3,6 +3,9 @@
 //! [`kernel`] is the real thing; [`fake`] keeps the same content in memory, and refuses what the
 //! kernel would refuse (a full map), so that plans are tested against both.
 
+pub mod fake;
+pub mod faulty;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
