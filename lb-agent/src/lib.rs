@@ -12,5 +12,6 @@
 //! `model`, `eligible` and `plan` know neither kube, aya nor tokio; `tests/layers.rs` holds that.
 
 pub mod config;
+pub mod k8s;
 pub mod maps;
 pub mod model;
