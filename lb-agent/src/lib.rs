@@ -13,5 +13,6 @@
 
 pub mod config;
 pub mod k8s;
+pub mod manifests;
 pub mod maps;
 pub mod model;
