@@ -330,13 +330,11 @@ mod tests {
 
     fn run(args: &[&str]) -> RunArgs {
         let args = ["lb-agent", "run"].iter().chain(args).copied();
-        match Args::try_parse_from(args)
-            .expect("a good command line")
-            .command
-        {
-            Command::Run(run) => *run,
-            other => panic!("{other:?}"),
-        }
+        let args = Args::try_parse_from(args).expect("a good command line");
+        let Command::Run(run) = args.command else {
+            panic!("{args:?}");
+        };
+        *run
     }
 
     #[test]

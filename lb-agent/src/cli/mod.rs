@@ -4,7 +4,10 @@
 //! after it has gone.
 
 pub mod args;
+pub mod client;
 pub mod dial;
+pub mod explain;
+pub mod explanation;
 pub mod output;
 pub mod proxy_config;
 pub mod service;

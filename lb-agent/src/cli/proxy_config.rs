@@ -133,16 +133,14 @@ fn flatten(value: &Value) -> Map<String, Value> {
         return fields;
     };
     for (name, value) in top {
-        match value {
-            Value::Object(group) => {
-                for (inner, value) in group.iter().filter(|(_, v)| !is_empty(v)) {
-                    fields.insert(format!("{name}.{inner}"), value.clone());
-                }
-            }
-            value if is_empty(value) => {}
-            value => {
+        let Value::Object(group) = value else {
+            if !is_empty(value) {
                 fields.insert(name.clone(), value.clone());
             }
+            continue;
+        };
+        for (inner, value) in group.iter().filter(|(_, v)| !is_empty(v)) {
+            fields.insert(format!("{name}.{inner}"), value.clone());
         }
     }
     fields

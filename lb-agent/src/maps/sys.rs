@@ -446,6 +446,23 @@ pub fn membarrier() -> io::Result<()> {
     Ok(())
 }
 
+/// Nanoseconds since boot, suspended time included (CLOCK_BOOTTIME): the clock of the maps.
+///
+/// # Errors
+/// The kernel has no such clock (before Linux 2.6.39).
+pub fn boot_ns() -> io::Result<u64> {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is live.
+    if unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let number = |n: i64| u64::try_from(n).map_err(io::Error::other);
+    Ok(number(time.tv_sec)? * 1_000_000_000 + number(time.tv_nsec)?)
+}
+
 /// The cookie of the calling thread's network namespace, never reused since boot (SO_NETNS_COOKIE).
 ///
 /// # Errors
