@@ -24,14 +24,8 @@ pub struct Options {
 /// # Errors
 /// When it does not compile; the compiler's words are on stderr then.
 pub fn agent(options: &Options) -> Result<PathBuf> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(workspace::root()).args([
-        "build",
-        "--package",
-        "lb-agent",
-        "--bin",
-        "lb-agent",
-    ]);
+    let mut cargo = workspace::cargo();
+    cargo.args(["build", "--package", "lb-agent", "--bin", "lb-agent"]);
     if options.release {
         cargo.arg("--release");
     }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{ebpf, programs, say, workspace};
+use crate::{build, check, ebpf, programs, say, test, workspace};
 
 /// Builds, tests and shows this project. What a verb needs (the Rust source component, bpf-linker, ...) it installs by
 /// itself, through rustup and into this checkout's target folder.
@@ -22,6 +22,17 @@ enum Verb {
     /// Installs what is missing first. As root the programs are also loaded (and attached nowhere), to print how many
     /// instructions the kernel's verifier walked through and how many bytes of machine code came out.
     BuildEbpf(BuildEbpf),
+    /// Build the agent as one static binary with the BPF object inside, and print its path and size
+    Build(build::Options),
+    /// Run the tests: pure functions, Miri, programs in the kernel, namespaces, a real control plane
+    ///
+    /// Every layer runs what the machine allows. What cannot run is listed as skipped, with the reason; the last line
+    /// is the sum. Layers above `host` and `miri` need root.
+    Test(test::Options),
+    /// Check formatting, lints (host and BPF target), documentation and licences
+    ///
+    /// Warnings count as errors. All checks run, and the code that is returned says whether one of them failed.
+    Check,
 }
 
 #[derive(Debug, Args)]
@@ -36,6 +47,9 @@ struct BuildEbpf {
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::BuildEbpf(args) => build_ebpf(&args),
+        Verb::Build(options) => build::print_static(&options).map(|()| ExitCode::SUCCESS),
+        Verb::Test(options) => test::run(&options),
+        Verb::Check => check::run(),
     };
     match outcome {
         Ok(code) => code,
