@@ -8,6 +8,7 @@ pub mod build;
 pub mod check;
 pub mod cli;
 pub mod cluster;
+pub mod demo;
 pub mod ebpf;
 pub mod lab;
 pub mod miri;

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 
 use crate::packages::{self, BPFTOOL, IP};
 use crate::targets::Package;
-use crate::{miri, say, workspace};
+use crate::{build, miri, say, workspace};
 
 /// A layer of tests. Each needs more of the machine than the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -80,7 +80,7 @@ impl Layer {
     }
 
     fn upper(self, packages: &[Package]) -> Plan {
-        if let Err(reason) = super::prepare_object() {
+        if let Err(reason) = build::object() {
             return Plan::Fail(format!("{reason:#}"));
         }
         // The tests that need a missing program say so themselves; others of the layer can still run.

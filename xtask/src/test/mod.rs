@@ -8,11 +8,11 @@ mod table;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
 use crate::process::{self, End};
-use crate::{ebpf, say, targets, workspace};
+use crate::{say, targets};
 
 pub use layer::Layer;
 use layer::Plan;
@@ -74,15 +74,6 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
-}
-
-/// The agent's build makes the BPF object by itself; made here first, its installations and the compiler's words are
-/// seen as they come, for cargo keeps back what a build script says.
-fn prepare_object() -> Result<()> {
-    let root = workspace::root();
-    ebpf::build(&root, std::env::consts::ARCH, &say::step)
-        .context("the BPF object does not build")?;
-    Ok(())
 }
 
 fn run_all(commands: Vec<Command>, arguments: &[String]) -> Results {

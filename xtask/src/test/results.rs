@@ -12,8 +12,17 @@ pub struct Results {
     pub skipped: u64,
     /// The names of the failed.
     pub failures: Vec<String>,
-    /// The names of the skipped with their reasons.
-    pub skips: Vec<String>,
+    /// The skipped.
+    pub skips: Vec<Skip>,
+}
+
+/// A test, or more than one, that could not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skip {
+    /// The test's name, empty for a layer as a whole.
+    pub name: String,
+    /// Why it could not run.
+    pub reason: String,
 }
 
 impl Results {
@@ -29,10 +38,14 @@ impl Results {
 
     /// One thing that could not run.
     #[must_use]
-    pub fn skip(words: impl Into<String>) -> Self {
+    pub fn skip(reason: impl Into<String>) -> Self {
+        let skip = Skip {
+            name: String::new(),
+            reason: reason.into(),
+        };
         Self {
             skipped: 1,
-            skips: vec![words.into()],
+            skips: vec![skip],
             ..Self::default()
         }
     }
@@ -61,7 +74,8 @@ impl Results {
         if outcome.starts_with("FAILED") {
             self.failures.push(name.to_owned());
         } else if let Some(reason) = outcome.strip_prefix("ignored") {
-            self.skips.push(format!("{name}: {}", reason_in(reason)));
+            let (name, reason) = (name.to_owned(), reason_in(reason).to_owned());
+            self.skips.push(Skip { name, reason });
         }
     }
 }
@@ -124,12 +138,14 @@ mod tests {
         let results = results(
             "test slow ... ignored, takes an hour\ntest udp_lite   ... ignored (needs root)\ntest bare ... ignored\n",
         );
+        let skips = results.skips.iter();
+        let skips: Vec<_> = skips.map(|skip| (&*skip.name, &*skip.reason)).collect();
         assert_eq!(
-            results.skips,
+            skips,
             [
-                "slow: takes an hour",
-                "udp_lite: needs root",
-                "bare: no reason given"
+                ("slow", "takes an hour"),
+                ("udp_lite", "needs root"),
+                ("bare", "no reason given")
             ]
         );
     }

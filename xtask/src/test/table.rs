@@ -1,5 +1,6 @@
 //! The table that ends a test run.
 
+use super::results::Skip;
 use super::{Report, Results};
 use crate::say::{self, Colour, bold, colour};
 
@@ -17,15 +18,8 @@ pub(super) fn print(reports: &[Report]) -> Results {
         say::line(row(report));
         all.add(report.results.clone());
     }
-    for (title, names) in [
-        ("skipped", names(reports, |results| &results.skips)),
-        ("failed", names(reports, |results| &results.failures)),
-    ] {
-        if !names.is_empty() {
-            say::heading(title);
-            names.iter().for_each(say::line);
-        }
-    }
+    list("skipped", reports, |results| skips(&results.skips));
+    list("failed", reports, |results| results.failures.clone());
     say::line(format!(
         "\n{} passed, {} failed, {} skipped",
         all.passed, all.failed, all.skipped
@@ -59,10 +53,59 @@ fn number(number: u64, width: usize, hue: Colour) -> String {
     }
 }
 
-fn names(reports: &[Report], of: impl Fn(&Results) -> &Vec<String>) -> Vec<String> {
-    let all = reports.iter().flat_map(|report| {
-        let names = of(&report.results).iter();
-        names.map(|name| format!("  {:<9} {name}", report.layer.to_string()))
-    });
-    all.collect()
+fn list(title: &str, reports: &[Report], of: impl Fn(&Results) -> Vec<String>) {
+    let mut is_first = true;
+    for report in reports {
+        for entry in of(&report.results) {
+            if is_first {
+                say::heading(title);
+                is_first = false;
+            }
+            say::line(format!("  {:<9} {entry}", report.layer.to_string()));
+        }
+    }
+}
+
+/// A line for each test, but one for all where more than three lack the same thing.
+fn skips(skips: &[Skip]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for skip in skips {
+        let alike = skips.iter().filter(|other| other.reason == skip.reason);
+        let line = match alike.count() {
+            count @ 4.. => format!("{count} tests: {}", skip.reason),
+            _ if skip.name.is_empty() => skip.reason.clone(),
+            _ => format!("{}: {}", skip.name, skip.reason),
+        };
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn skip(name: &str, reason: &str) -> Skip {
+        let (name, reason) = (name.to_owned(), reason.to_owned());
+        Skip { name, reason }
+    }
+
+    #[test]
+    fn many_tests_that_lack_the_same_share_a_line() {
+        let mut all: Vec<Skip> = ["a", "b", "c", "d"]
+            .map(|name| skip(name, "needs root"))
+            .into();
+        all.push(skip("e", "this kernel has no MPTCP"));
+        all.push(skip("", "no Go"));
+        assert_eq!(
+            skips(&all),
+            [
+                "4 tests: needs root",
+                "e: this kernel has no MPTCP",
+                "no Go"
+            ]
+        );
+    }
 }
