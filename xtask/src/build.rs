@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use crate::{say, workspace};
+use crate::{ebpf, say, workspace};
 
 /// How to build the agent.
 #[derive(Debug, Default, Clone, Args)]
@@ -19,19 +19,23 @@ pub struct Options {
     pub target: Option<String>,
 }
 
+/// Builds the BPF object and returns its path. The agent's build does so by itself; made here first, its installations
+/// and the compiler's words are seen as they come, for cargo keeps back what a build script says.
+///
+/// # Errors
+/// When a tool cannot be installed or the programs do not compile.
+pub fn object() -> Result<PathBuf> {
+    let arch = std::env::consts::ARCH;
+    ebpf::build(&workspace::root(), arch, &say::step).context("there is no BPF object")
+}
+
 /// Builds the agent and returns its path.
 ///
 /// # Errors
 /// When it does not compile; the compiler's words are on stderr then.
 pub fn agent(options: &Options) -> Result<PathBuf> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(workspace::root()).args([
-        "build",
-        "--package",
-        "lb-agent",
-        "--bin",
-        "lb-agent",
-    ]);
+    let mut cargo = workspace::cargo();
+    cargo.args(["build", "--package", "lb-agent", "--bin", "lb-agent"]);
     if options.release {
         cargo.arg("--release");
     }
@@ -67,6 +71,7 @@ fn use_host_compiler(cargo: &mut Command, target: &str) {
 /// # Errors
 /// When it does not compile, or came out linked to a shared library.
 pub fn print_static(options: &Options) -> Result<()> {
+    object()?;
     let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
     let binary = agent(&Options {
         target: Some(target),

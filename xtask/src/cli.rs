@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{ebpf, programs, say, workspace};
+use crate::{build, check, cluster, demo, programs, say, test};
 
 /// Builds, tests and shows this project. What a verb needs (the Rust source component, bpf-linker, ...) it installs by
 /// itself, through rustup and into this checkout's target folder.
@@ -22,6 +22,29 @@ enum Verb {
     /// Installs what is missing first. As root the programs are also loaded (and attached nowhere), to print how many
     /// instructions the kernel's verifier walked through and how many bytes of machine code came out.
     BuildEbpf(BuildEbpf),
+    /// Build the agent as one static binary with the BPF object inside, and print its path and size
+    Build(build::Options),
+    /// Run the tests: pure functions, Miri, programs in the kernel, namespaces, a real control plane
+    ///
+    /// Every layer runs what the machine allows. What cannot run is listed as skipped, with the reason; the last line
+    /// is the sum. Layers above `host` and `miri` need root.
+    Test(test::Options),
+    /// Show it at work: the real agent, real connections, live changes, in namespaces of its own
+    ///
+    /// Builds the agent, makes two nodes with pods out of network namespaces and cgroups, runs the agent on
+    /// deploy/demo, drives connections through ClusterIP, NodePort and LoadBalancer addresses, scales, drains and
+    /// deletes, and cleans up, on Ctrl-C as well. The machine's own traffic is not touched. Root is asked for through
+    /// sudo, for that part alone.
+    Demo(demo::Options),
+    /// Run a control plane (etcd, kube-apiserver, kube-controller-manager) until Ctrl-C
+    ///
+    /// Built from Go modules once, which takes some minutes, or taken from KUBEBUILDER_ASSETS. How to reach it is
+    /// printed.
+    Cluster,
+    /// Check formatting, lints (host and BPF target), documentation and licences
+    ///
+    /// Warnings count as errors. All checks run, and the code that is returned says whether one of them failed.
+    Check,
 }
 
 #[derive(Debug, Args)]
@@ -36,6 +59,11 @@ struct BuildEbpf {
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::BuildEbpf(args) => build_ebpf(&args),
+        Verb::Build(options) => build::print_static(&options).map(|()| ExitCode::SUCCESS),
+        Verb::Test(options) => test::run(&options),
+        Verb::Demo(options) => demo::run(&options),
+        Verb::Cluster => cluster::up().map(|()| ExitCode::SUCCESS),
+        Verb::Check => check::run(),
     };
     match outcome {
         Ok(code) => code,
@@ -47,7 +75,7 @@ pub fn main() -> ExitCode {
 }
 
 fn build_ebpf(args: &BuildEbpf) -> anyhow::Result<ExitCode> {
-    let object = ebpf::build(&workspace::root(), std::env::consts::ARCH, &say::step)?;
+    let object = build::object()?;
     say::line(object.display());
     programs::print(&object, !args.no_load)?;
     Ok(ExitCode::SUCCESS)

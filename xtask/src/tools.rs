@@ -170,18 +170,23 @@ pub fn ensure_cargo_tool(
     Ok(program)
 }
 
-/// The cargo that runs us, in the workspace, with nothing of an outer cargo's build in its environment: its flags,
-/// target folder and profile would otherwise become those of the inner build.
+/// The cargo that runs us, in the workspace, for a build with a target folder of its own: nothing of an outer cargo's
+/// build is in its environment, whose flags, target folder and profile would otherwise become those of this one.
 #[must_use]
 pub fn cargo(workspace: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace);
+    without_outer_build(&mut command);
+    command
+}
+
+/// Takes what describes the build around us out of the environment of `command`.
+pub fn without_outer_build(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if is_of_outer_build(&name) {
             command.env_remove(name);
         }
     }
-    command
 }
 
 /// Whether a variable describes the build that is running around us. What the user set for every build of theirs

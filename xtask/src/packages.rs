@@ -1,0 +1,69 @@
+//! Programs of the distribution that tests and demo call. On Debian and its kin root gets them installed; elsewhere
+//! they are named, and what needs them is skipped.
+
+use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
+
+use crate::say;
+
+/// A program and the Debian package that has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Program {
+    /// The program's name.
+    pub name: &'static str,
+    /// The package's name.
+    pub package: &'static str,
+}
+
+/// Makes network namespaces and routes.
+pub const IP: Program = Program {
+    name: "ip",
+    package: "iproute2",
+};
+/// Shows maps as an operator would look at them.
+pub const BPFTOOL: Program = Program {
+    name: "bpftool",
+    package: "bpftool",
+};
+
+/// Installs what is missing of `programs`.
+///
+/// # Errors
+/// What is missing and cannot be installed, in words.
+pub fn ensure(programs: &[Program]) -> Result<(), String> {
+    let missing = missing(programs);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: BTreeSet<&str> = missing.iter().map(|program| program.package).collect();
+    let names: Vec<&str> = names.into_iter().collect();
+    let list = names.join(" ");
+    if !nix::unistd::geteuid().is_root() || which::which("apt-get").is_err() {
+        return Err(format!("install first: {list}"));
+    }
+    say::step(&format!("installing {list} (apt-get)"));
+    apt_get(&["update"]);
+    apt_get(&[&["install", "--yes", "--no-install-recommends"], &names[..]].concat());
+    match self::missing(programs).first() {
+        None => Ok(()),
+        Some(program) => Err(format!(
+            "apt-get gives no {}; install {} by hand",
+            program.name, program.package
+        )),
+    }
+}
+
+fn missing(programs: &[Program]) -> Vec<Program> {
+    let there = |program: &&Program| which::which(program.name).is_err();
+    programs.iter().filter(there).copied().collect()
+}
+
+/// Runs apt-get. That it failed shows in what is still missing after it.
+fn apt_get(arguments: &[&str]) {
+    let mut command = Command::new("apt-get");
+    command.args(["--quiet", "--quiet"]).args(arguments);
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null());
+    command.stdout(std::io::stderr()).status().ok();
+}
