@@ -248,6 +248,16 @@ impl Dial {
     }
 }
 
+/// Sends a datagram to `to` from an open, unconnected socket and waits for the answer.
+///
+/// # Errors
+/// The call that failed, with its errno.
+pub fn exchange(socket: &Socket, to: SocketAddr) -> Asked {
+    socket.send_to(b"hello", &to.into()).named("sendto")?;
+    let (text, from) = receive(socket)?;
+    answer(&text, from)
+}
+
 /// Waits for a datagram and returns its text and the sender as recvfrom tells it, v4-mapped senders as IPv4.
 ///
 /// # Errors
