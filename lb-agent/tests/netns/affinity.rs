@@ -9,7 +9,7 @@ use xtask::lab::manifest::{Document, ServiceManifest, slices, svc};
 use xtask::lab::traffic::Dial;
 use xtask::lab::{Lab, Node, Pod};
 
-use crate::harness::{Server, case, counted, eventually, servers, soon_who, who, SOON};
+use crate::harness::{SOON, Server, case, counted, eventually, servers, soon_who, who};
 
 const NAMES: [&str; 4] = ["web-0", "web-1", "web-2", "web-3"];
 const CLUSTER_IP: &str = "10.96.0.10:80";
@@ -22,7 +22,10 @@ pub fn trials() -> Vec<Trial> {
         case("service_ports_and_families_are_pinned_apart", apart),
         case("a_pin_ends_after_the_timeout_without_connections", expires),
         case("each_connection_prolongs_the_pin", prolonged),
-        case("a_pinned_backend_that_leaves_is_replaced_and_pinned_anew", repinned),
+        case(
+            "a_pinned_backend_that_leaves_is_replaced_and_pinned_anew",
+            repinned,
+        ),
         case("affinity_can_be_switched_on_and_off", switched),
     ]
 }
@@ -38,14 +41,24 @@ impl Sticky {
         let node = lab.node("node-a")?;
         let clients = [node.pod("client-0")?, node.pod("client-1")?];
         let pods = servers(&node, NAMES, 8080)?;
-        Ok(Self { node, clients, pods })
+        Ok(Self {
+            node,
+            clients,
+            pods,
+        })
     }
 
     fn publish(&self, service: ServiceManifest, leaving: Option<&str>) -> Result<()> {
-        let stay = self.pods.iter().filter(|server| Some(server.pod.name.as_str()) != leaving);
-        let listed = slices("ns/web").port("tcp", "TCP", 8080).port("udp", "UDP", 8080);
+        let stay = self
+            .pods
+            .iter()
+            .filter(|server| Some(server.pod.name.as_str()) != leaving);
+        let listed = slices("ns/web")
+            .port("tcp", "TCP", 8080)
+            .port("udp", "UDP", 8080);
         let listed = listed.endpoints(stay.map(|server| &server.pod));
-        self.node.publish::<Document>("web", [service.into(), listed.into()])
+        self.node
+            .publish::<Document>("web", [service.into(), listed.into()])
     }
 }
 
@@ -71,7 +84,10 @@ fn sticks(lab: &Lab) -> Result<()> {
     sticky.publish(service().affinity(60), None)?;
     let agent = sticky.node.agent(&[])?;
     let first = only(&sticky.clients[0], CLUSTER_IP, 20)?;
-    ensure!(first == only(&sticky.clients[0], CLUSTER_IP, 20)?, "another process is the same client");
+    ensure!(
+        first == only(&sticky.clients[0], CLUSTER_IP, 20)?,
+        "another process is the same client"
+    );
     ensure!(counted(&agent, "hit_pinned")? >= 39.0);
     // Sixteen clients on four backends see one alone only once in 4^15.
     let mut seen = std::collections::BTreeSet::from([first]);
@@ -118,7 +134,10 @@ fn apart(lab: &Lab) -> Result<()> {
             ensure!(seen.len() == 1, "{dial:?} is answered by {seen:?}");
             pins.extend(seen);
         }
-        ensure!(pins[2] == pins[3], "rule 76: connected and unconnected UDP share the pin");
+        ensure!(
+            pins[2] == pins[3],
+            "rule 76: connected and unconnected UDP share the pin"
+        );
         differing += usize::from(pins[0] != pins[1] || pins[0] != pins[2]);
     }
     ensure!(differing > 0, "every client has one pin for everything");
@@ -184,7 +203,10 @@ fn repinned(lab: &Lab) -> Result<()> {
         ensure!(only(&fresh, CLUSTER_IP, 1)? == first, "{first} is not back");
         Ok(())
     })?;
-    ensure!(only(client, CLUSTER_IP, 20)? == second, "the new pin does not hold");
+    ensure!(
+        only(client, CLUSTER_IP, 20)? == second,
+        "the new pin does not hold"
+    );
     Ok(())
 }
 

@@ -25,10 +25,16 @@ pub fn trials() -> Vec<Trial> {
         case("scaling_up_and_down_fails_no_dial", scaling),
         case("draining_and_deleting_a_backend_fails_no_dial", draining),
         case("changes_of_other_services_fail_no_dial", other_services),
-        case("an_established_connection_outlives_its_endpoint_and_its_service", established),
+        case(
+            "an_established_connection_outlives_its_endpoint_and_its_service",
+            established,
+        ),
         case("a_changed_port_moves_the_service", port_change),
         case("a_service_deleted_and_made_again_serves_again", made_again),
-        case("a_service_grows_to_a_thousand_endpoints_and_back_and_fails_no_dial", many_endpoints),
+        case(
+            "a_service_grows_to_a_thousand_endpoints_and_back_and_fails_no_dial",
+            many_endpoints,
+        ),
     ]
 }
 
@@ -42,7 +48,10 @@ pub struct Seen {
 /// Dials without pause, TCP and UDP and both families in turn, until it is asked to stop.
 pub fn load(place: &Place, dials: Vec<Dial>) -> Result<Task<Seen>> {
     place.spawn("load", move |control| {
-        let mut seen = Seen { by: BTreeMap::new(), failures: Vec::new() };
+        let mut seen = Seen {
+            by: BTreeMap::new(),
+            failures: Vec::new(),
+        };
         for dial in dials.iter().cycle() {
             match dial.ask() {
                 Ok(answer) => *seen.by.entry(answer.by).or_insert(0) += 1,
@@ -59,8 +68,17 @@ pub fn load(place: &Place, dials: Vec<Dial>) -> Result<Task<Seen>> {
 /// Ends a load; not one of its dials may have failed.
 pub fn settle(load: Task<Seen>) -> Result<BTreeMap<String, usize>> {
     let seen = load.finish(Duration::from_secs(10))?;
-    ensure!(seen.failures.is_empty(), "after {:?}: {:?}", seen.by, seen.failures);
-    ensure!(seen.by.values().sum::<usize>() > 100, "hardly anything was dialled: {:?}", seen.by);
+    ensure!(
+        seen.failures.is_empty(),
+        "after {:?}: {:?}",
+        seen.by,
+        seen.failures
+    );
+    ensure!(
+        seen.by.values().sum::<usize>() > 100,
+        "hardly anything was dialled: {:?}",
+        seen.by
+    );
     Ok(seen.by)
 }
 
@@ -89,8 +107,12 @@ impl Web {
             .cluster_ip("fd00:96::a")
             .port("tcp", "TCP", 80)
             .port("udp", "UDP", 80);
-        let listed = slices("ns/web").port("tcp", "TCP", 8080).port("udp", "UDP", 8080).endpoints(endpoints);
-        self.node.publish::<Document>("web", [web.into(), listed.into()])
+        let listed = slices("ns/web")
+            .port("tcp", "TCP", 8080)
+            .port("udp", "UDP", 8080)
+            .endpoints(endpoints);
+        self.node
+            .publish::<Document>("web", [web.into(), listed.into()])
     }
 
     pub fn publish_numbers(&self, numbers: impl IntoIterator<Item = usize>) -> Result<()> {
@@ -99,7 +121,13 @@ impl Web {
 
     pub fn dials(&self) -> Result<Vec<Dial>> {
         let (v4, v6) = (VIP.parse()?, "[fd00:96::a]:80".parse()?);
-        Ok(vec![Dial::tcp(v4), Dial::tcp(v6), Dial::udp(v4), Dial::udp(v6).unconnected(), Dial::tcp(v4).mapped()])
+        Ok(vec![
+            Dial::tcp(v4),
+            Dial::tcp(v6),
+            Dial::udp(v4),
+            Dial::udp(v6).unconnected(),
+            Dial::tcp(v4).mapped(),
+        ])
     }
 
     pub fn load(&self) -> Result<Task<Seen>> {
@@ -132,10 +160,17 @@ fn draining(lab: &Lab) -> Result<()> {
     for leaving in 0..4 {
         let listed = (0..4).map(|number| {
             let endpoint = web.endpoint(number);
-            if number == leaving { endpoint.terminating(true) } else { endpoint }
+            if number == leaving {
+                endpoint.terminating(true)
+            } else {
+                endpoint
+            }
         });
         web.publish(listed)?;
-        let rest: Vec<&str> = (0..4).filter(|number| *number != leaving).map(|number| NAMES[number]).collect();
+        let rest: Vec<&str> = (0..4)
+            .filter(|number| *number != leaving)
+            .map(|number| NAMES[number])
+            .collect();
         soon_who(&web.client, &dial, 60, &rest)?;
         web.publish_numbers((0..4).filter(|number| *number != leaving))?;
         // A dial that began before the change may still be under way to the backend that leaves.
@@ -163,13 +198,20 @@ fn other_services(lab: &Lab) -> Result<()> {
             let name = format!("ns/other-{number}");
             let address = format!("10.96.7.{}", number + 1);
             let other = svc(&name).cluster_ip(&address).tcp(80);
-            let listed = slices(&name).tcp(8080).endpoint(&web.pods[usize::from(number) % 4].pod);
+            let listed = slices(&name)
+                .tcp(8080)
+                .endpoint(&web.pods[usize::from(number) % 4].pod);
             [Document::from(other), listed.into()]
         });
         web.node.publish("others", documents)?;
         thread::sleep(Duration::from_millis(100));
     }
-    soon_who(&web.client, &Dial::tcp("10.96.7.45:80".parse()?), 1, &["web-0"])?;
+    soon_who(
+        &web.client,
+        &Dial::tcp("10.96.7.45:80".parse()?),
+        1,
+        &["web-0"],
+    )?;
     settle(load)?;
     Ok(())
 }
@@ -221,13 +263,19 @@ fn port_change(lab: &Lab) -> Result<()> {
     let listed = || Document::from(slices("ns/web").tcp(8080).endpoint(web.endpoint(0)));
     let publish = |port| {
         let service = svc("ns/web").cluster_ip("10.96.0.10").tcp(port);
-        web.node.publish::<Document>("web", [service.into(), listed()])
+        web.node
+            .publish::<Document>("web", [service.into(), listed()])
     };
     publish(80)?;
     let _agent = web.node.agent(&[])?;
     ensure!(who(&web.client, &Dial::tcp(VIP.parse()?), 1)? == ["web-0"]);
     publish(81)?;
-    soon_who(&web.client, &Dial::tcp("10.96.0.10:81".parse()?), 1, &["web-0"])?;
+    soon_who(
+        &web.client,
+        &Dial::tcp("10.96.0.10:81".parse()?),
+        1,
+        &["web-0"],
+    )?;
     soon_refused(&web.client, &Dial::tcp(VIP.parse()?), Errno::ECONNREFUSED)
 }
 
@@ -254,7 +302,9 @@ fn many_endpoints(lab: &Lab) -> Result<()> {
     let (client, many) = (node.pod("client")?, node.pod("many")?);
     many.netns.ip("route add local 10.250.0.0/16 dev lo\n")?;
     let [v4, _] = many.addresses;
-    node.host.netns.ip(&format!("route add 10.250.0.0/16 via {v4} dev pod1 onlink\n"))?;
+    node.host.netns.ip(&format!(
+        "route add 10.250.0.0/16 via {v4} dev pod1 onlink\n"
+    ))?;
     let _serve = many.serve_with(&ServeOptions::new(&["0.0.0.0:8080".parse()?]))?;
     let publish = |count: u16| {
         let endpoints = (1..=count).map(|number| {
@@ -262,7 +312,13 @@ fn many_endpoints(lab: &Lab) -> Result<()> {
             endpoint(&many, "node-a").at(Some(Ipv4Addr::new(10, 250, high, low).into()), None)
         });
         let listed = slices("ns/web").tcp(8080).endpoints(endpoints);
-        node.publish::<Document>("web", [svc("ns/web").cluster_ip("10.96.0.10").tcp(80).into(), listed.into()])
+        node.publish::<Document>(
+            "web",
+            [
+                svc("ns/web").cluster_ip("10.96.0.10").tcp(80).into(),
+                listed.into(),
+            ],
+        )
     };
     publish(1)?;
     let _agent = node.agent(&[])?;
@@ -271,7 +327,9 @@ fn many_endpoints(lab: &Lab) -> Result<()> {
         publish(count)?;
         eventually(SOON, || {
             let listed = node.cli(&["service", "get", "ns/web", "-o", "json"])?;
-            let seen = String::from_utf8_lossy(&listed.stdout).matches("\"10.250.").count();
+            let seen = String::from_utf8_lossy(&listed.stdout)
+                .matches("\"10.250.")
+                .count();
             ensure!(seen == usize::from(count), "{seen} endpoints, not {count}");
             Ok(())
         })?;

@@ -17,8 +17,14 @@ const VIP: &str = "10.96.0.10:80";
 pub fn trials() -> Vec<Trial> {
     let case = |name, test: fn(&Lab) -> Result<()>| case("commands", name, test);
     vec![
-        case("service_list_and_get_work_with_and_without_the_agent", list_and_get),
-        case("explain_tells_backends_and_refusals_with_their_reasons", explain),
+        case(
+            "service_list_and_get_work_with_and_without_the_agent",
+            list_and_get,
+        ),
+        case(
+            "explain_tells_backends_and_refusals_with_their_reasons",
+            explain,
+        ),
         case("explain_knows_the_caller_by_its_process", explain_pid),
         case("status_tells_a_healthy_agent_from_one_that_is_gone", status),
         case("status_notices_a_hook_that_was_detached", detached),
@@ -38,7 +44,8 @@ fn web(lab: &Lab) -> Result<Web> {
         web.endpoint(2).not_ready(),
         web.endpoint(3).terminating(true),
     ])?;
-    web.node.publish("empty", [svc("ns/empty").cluster_ip("10.96.0.11").tcp(80)])?;
+    web.node
+        .publish("empty", [svc("ns/empty").cluster_ip("10.96.0.11").tcp(80)])?;
     Ok(web)
 }
 
@@ -79,7 +86,11 @@ fn list_and_get(lab: &Lab) -> Result<()> {
     agent.kill9()?;
     ensure!(look()? == running, "the agent's end changed the picture");
     let output = web.node.cli(&["service", "get", "ns/nowhere"])?;
-    ensure!(!output.status.success() && text(&output).contains("ns/nowhere"), "{}", text(&output));
+    ensure!(
+        !output.status.success() && text(&output).contains("ns/nowhere"),
+        "{}",
+        text(&output)
+    );
     Ok(())
 }
 
@@ -88,13 +99,26 @@ fn explain(lab: &Lab) -> Result<()> {
     let mut agent = web.node.agent(&[])?;
     for _ in 0..2 {
         let said = run(&web, &["explain", "--to", VIP])?;
-        for word in ["ns/web", "10.244.1.2:8080", "10.244.1.3:8080", "10.244.1.4:8080", "not ready", "terminating"] {
+        for word in [
+            "ns/web",
+            "10.244.1.2:8080",
+            "10.244.1.3:8080",
+            "10.244.1.4:8080",
+            "not ready",
+            "terminating",
+        ] {
             ensure!(said.contains(word), "no {word:?} in\n{said}");
         }
         let refused = run(&web, &["explain", "--to", "10.96.0.11:80/TCP"])?;
-        ensure!(refused.contains("ECONNREFUSED") && refused.contains("ns/empty"), "{refused}");
+        ensure!(
+            refused.contains("ECONNREFUSED") && refused.contains("ns/empty"),
+            "{refused}"
+        );
         let unknown_port = run(&web, &["explain", "--to", "10.96.0.10:81"])?;
-        ensure!(unknown_port.contains("ECONNREFUSED") && unknown_port.contains("83"), "{unknown_port}");
+        ensure!(
+            unknown_port.contains("ECONNREFUSED") && unknown_port.contains("83"),
+            "{unknown_port}"
+        );
         let v6 = run(&web, &["explain", "--to", "[fd00:96::a]:80/udp"])?;
         ensure!(v6.contains("[fd00:244:1::2]:8080"), "{v6}");
         let plain = run(&web, &["explain", "--to", "192.0.2.1:80"])?;
@@ -109,7 +133,10 @@ fn explain(lab: &Lab) -> Result<()> {
 /// A pod may not reach it, the host may: the ranges hold the node's addresses alone.
 fn explain_pid(lab: &Lab) -> Result<()> {
     let web = web(lab)?;
-    let lb = svc("ns/lb").cluster_ip("10.96.0.30").tcp(80).ingress("198.51.100.7");
+    let lb = svc("ns/lb")
+        .cluster_ip("10.96.0.30")
+        .tcp(80)
+        .ingress("198.51.100.7");
     web.node.publish::<xtask::lab::manifest::Document>(
         "lb",
         [
@@ -119,23 +146,46 @@ fn explain_pid(lab: &Lab) -> Result<()> {
     )?;
     let agent = web.node.agent(&[])?;
     let to = "198.51.100.7:80";
-    let pod = run(&web, &["explain", "--pid", &web.client.pid().to_string(), "--to", to])?;
+    let pod = run(
+        &web,
+        &[
+            "explain",
+            "--pid",
+            &web.client.pid().to_string(),
+            "--to",
+            to,
+        ],
+    )?;
     ensure!(pod.contains("EHOSTUNREACH") && pod.contains("63"), "{pod}");
-    let host = run(&web, &["explain", "--pid", &agent.pid().to_string(), "--to", to])?;
-    ensure!(host.contains("10.244.1.2:8080") && !host.contains("EHOSTUNREACH"), "{host}");
+    let host = run(
+        &web,
+        &["explain", "--pid", &agent.pid().to_string(), "--to", to],
+    )?;
+    ensure!(
+        host.contains("10.244.1.2:8080") && !host.contains("EHOSTUNREACH"),
+        "{host}"
+    );
     Ok(())
 }
 
 fn status(lab: &Lab) -> Result<()> {
     let web = web(lab)?;
     let before = web.node.cli(&["status"])?;
-    ensure!(!before.status.success(), "healthy before any agent: {}", text(&before));
+    ensure!(
+        !before.status.success(),
+        "healthy before any agent: {}",
+        text(&before)
+    );
     let mut agent = web.node.agent(&[])?;
     let healthy = json(&web, &["status", "-o", "json"])?;
     ensure!(healthy.to_string().contains("LB4_FRONTENDS"), "{healthy}");
     agent.kill9()?;
     let gone = web.node.cli(&["status"])?;
-    ensure!(!gone.status.success(), "healthy without an agent: {}", text(&gone));
+    ensure!(
+        !gone.status.success(),
+        "healthy without an agent: {}",
+        text(&gone)
+    );
     Ok(())
 }
 
@@ -143,12 +193,18 @@ fn status(lab: &Lab) -> Result<()> {
 fn detached(lab: &Lab) -> Result<()> {
     let web = web(lab)?;
     let agent = web.node.agent(&[])?;
-    std::fs::remove_file(web.node.bpffs.join("v1/links/lb_connect4")).context("the pin of lb_connect4")?;
+    std::fs::remove_file(web.node.bpffs.join("v1/links/lb_connect4"))
+        .context("the pin of lb_connect4")?;
     crate::harness::eventually(crate::harness::SOON, || {
         let output = web.node.cli(&["status"])?;
         // Either it is noticed, or it is repaired.
-        let is_repaired = output.status.success() && who(&web.client, &Dial::tcp(VIP.parse()?), 1).is_ok();
-        ensure!(is_repaired || text(&output).contains("lb_connect4"), "{}", text(&output));
+        let is_repaired =
+            output.status.success() && who(&web.client, &Dial::tcp(VIP.parse()?), 1).is_ok();
+        ensure!(
+            is_repaired || text(&output).contains("lb_connect4"),
+            "{}",
+            text(&output)
+        );
         Ok(())
     })?;
     ensure!(agent.is_running());
@@ -204,18 +260,30 @@ fn bpftool(lab: &Lab) -> Result<()> {
     }
     let web = web(lab)?;
     let _agent = web.node.agent(&[])?;
-    let fields = [("LB4_FRONTENDS", "\"service\""), ("LB4_SERVICES", "\"affinity_timeout_s\""), ("LB6_BACKENDS", "\"generation\"")];
+    let fields = [
+        ("LB4_FRONTENDS", "\"service\""),
+        ("LB4_SERVICES", "\"affinity_timeout_s\""),
+        ("LB6_BACKENDS", "\"generation\""),
+    ];
     for (map, field) in fields {
         let pin = web.node.bpffs.join("v1/maps").join(map);
-        let output = Command::new("bpftool").args(["-j", "map", "dump", "pinned"]).arg(pin).output()?;
-        ensure!(output.status.success() && text(&output).contains(field), "no {field} in the dump of {map}");
+        let output = Command::new("bpftool")
+            .args(["-j", "map", "dump", "pinned"])
+            .arg(pin)
+            .output()?;
+        ensure!(
+            output.status.success() && text(&output).contains(field),
+            "no {field} in the dump of {map}"
+        );
     }
     Ok(())
 }
 
 fn which() -> Option<std::path::PathBuf> {
     let paths = std::env::var_os("PATH")?;
-    std::env::split_paths(&paths).map(|path| path.join("bpftool")).find(|path| path.exists())
+    std::env::split_paths(&paths)
+        .map(|path| path.join("bpftool"))
+        .find(|path| path.exists())
 }
 
 fn names(lab: &Lab) -> Result<()> {
@@ -223,17 +291,35 @@ fn names(lab: &Lab) -> Result<()> {
     let _agent = web.node.agent(&[])?;
     let list = |folder: &str| -> Result<Vec<String>> {
         let entries = std::fs::read_dir(web.node.bpffs.join("v1").join(folder))?;
-        let mut names: Vec<String> = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<Result<_>>()?;
+        let mut names: Vec<String> = entries
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<Result<_>>()?;
         names.sort();
         Ok(names)
     };
     let links = [
-        "lb_connect4", "lb_connect6", "lb_getpeer4", "lb_getpeer6", "lb_post_bind4", "lb_post_bind6", "lb_recvmsg4",
-        "lb_recvmsg6", "lb_sendmsg4", "lb_sendmsg6", "lb_sock_release",
+        "lb_connect4",
+        "lb_connect6",
+        "lb_getpeer4",
+        "lb_getpeer6",
+        "lb_post_bind4",
+        "lb_post_bind6",
+        "lb_recvmsg4",
+        "lb_recvmsg6",
+        "lb_sendmsg4",
+        "lb_sendmsg6",
+        "lb_sock_release",
     ];
     ensure!(list("links")? == links, "{:?}", list("links")?);
     let maps = list("maps")?;
-    for map in ["LB4_FRONTENDS", "LB6_FRONTENDS", "LB4_SERVICES", "LB4_SLOTS", "LB4_BACKENDS", "LB_COUNTERS"] {
+    for map in [
+        "LB4_FRONTENDS",
+        "LB6_FRONTENDS",
+        "LB4_SERVICES",
+        "LB4_SLOTS",
+        "LB4_BACKENDS",
+        "LB_COUNTERS",
+    ] {
         ensure!(maps.iter().any(|name| name == map), "no {map} in {maps:?}");
     }
     Ok(())

@@ -10,7 +10,7 @@ use xtask::lab::manifest::{Document, SliceManifest, endpoint, slices, svc};
 use xtask::lab::traffic::{Asked, Dial, Failure, exchange, peer_of, receive};
 use xtask::lab::{ELSEWHERE, Lab, Place};
 
-use crate::harness::{case, counted, eventually, servers, SOON};
+use crate::harness::{SOON, case, counted, eventually, servers};
 
 const DNS4: &str = "10.96.0.53:53";
 const DNS6: &str = "[fd00:96::53]:53";
@@ -19,13 +19,31 @@ const LOG4: &str = "10.96.0.54:53";
 pub fn trials() -> Vec<Trial> {
     let case = |name, test: fn(&Lab) -> Result<()>| case("datagrams", name, test);
     vec![
-        case("an_unconnected_socket_keeps_its_backend_and_others_spread", keeps_its_backend),
-        case("an_unconnected_socket_leaves_a_backend_that_no_longer_serves", leaves_a_dead_backend),
-        case("an_unconnected_socket_stays_with_a_draining_backend", stays_while_draining),
+        case(
+            "an_unconnected_socket_keeps_its_backend_and_others_spread",
+            keeps_its_backend,
+        ),
+        case(
+            "an_unconnected_socket_leaves_a_backend_that_no_longer_serves",
+            leaves_a_dead_backend,
+        ),
+        case(
+            "an_unconnected_socket_stays_with_a_draining_backend",
+            stays_while_draining,
+        ),
         case("two_vips_of_one_socket_pick_different_backends", two_vips),
-        case("two_vips_with_one_backend_show_the_last_one_written_and_are_counted", one_backend),
-        case("a_reply_from_elsewhere_shows_where_it_came_from", from_elsewhere),
-        case("one_socket_talks_to_a_service_and_to_others", service_and_others),
+        case(
+            "two_vips_with_one_backend_show_the_last_one_written_and_are_counted",
+            one_backend,
+        ),
+        case(
+            "a_reply_from_elsewhere_shows_where_it_came_from",
+            from_elsewhere,
+        ),
+        case(
+            "one_socket_talks_to_a_service_and_to_others",
+            service_and_others,
+        ),
         case("a_socket_connected_anew_shows_its_new_peer", connected_anew),
         case("a_flow_to_a_deleted_service_ends", deleted_service),
     ]
@@ -46,14 +64,20 @@ fn keeps_its_backend(lab: &Lab) -> Result<()> {
     let client = node.pod("client")?;
     let pods = servers(&node, ["dns-0", "dns-1", "dns-2"], 5353)?;
     let endpoints = dns_slices("ns/dns").endpoints(pods.iter().map(|server| &server.pod));
-    node.publish::<Document>("dns", [dns("ns/dns", "10.96.0.53", "fd00:96::53"), endpoints.into()])?;
+    node.publish::<Document>(
+        "dns",
+        [dns("ns/dns", "10.96.0.53", "fd00:96::53"), endpoints.into()],
+    )?;
     let _agent = node.agent(&[])?;
     for vip in [DNS4, DNS6] {
         let vip: SocketAddr = vip.parse()?;
         let mut seen = BTreeSet::new();
         for _ in 0..20 {
             let of_one_socket = client.exec(|| conversation(vip, 10))?;
-            ensure!(of_one_socket.len() == 1, "one socket was answered by {of_one_socket:?}");
+            ensure!(
+                of_one_socket.len() == 1,
+                "one socket was answered by {of_one_socket:?}"
+            );
             seen.extend(of_one_socket);
         }
         ensure!(seen.len() == 3, "20 sockets saw only {seen:?}");
@@ -76,7 +100,10 @@ fn conversation(vip: SocketAddr, count: usize) -> Result<BTreeSet<String>> {
 /// A socket in `place` that asks `vip` whenever it is told to.
 fn asker(place: &Place, vip: SocketAddr) -> Result<xtask::lab::Task<()>> {
     place.spawn("asker", move |control| {
-        let socket = Dial::udp(vip).unconnected().within(Duration::from_secs(1)).open()?;
+        let socket = Dial::udp(vip)
+            .unconnected()
+            .within(Duration::from_secs(1))
+            .open()?;
         while control.hear::<bool>(Duration::from_secs(30))? {
             control.say(&exchange(&socket, vip))?;
         }
@@ -104,10 +131,17 @@ fn leaves_a_dead_backend(lab: &Lab) -> Result<()> {
         bail!("answered by {first}");
     };
     // Both servers still run: only the endpoint leaves.
-    node.publish::<Document>("dns", [service(), dns_slices("ns/dns").endpoint(&other.pod).into()])?;
+    node.publish::<Document>(
+        "dns",
+        [service(), dns_slices("ns/dns").endpoint(&other.pod).into()],
+    )?;
     eventually(SOON, || {
         let answer = ask(&asker)??;
-        ensure!(answer.by == other.pod.name, "still answered by {}", answer.by);
+        ensure!(
+            answer.by == other.pod.name,
+            "still answered by {}",
+            answer.by
+        );
         ensure!(answer.peer == vip, "{answer:?}");
         Ok(())
     })
@@ -126,9 +160,16 @@ fn stays_while_draining(lab: &Lab) -> Result<()> {
     let first = ask(&asker)??.by;
     let endpoints = pods.iter().map(|server| {
         let listed = endpoint(&server.pod, &server.pod.node);
-        if server.pod.name == first { listed.terminating(true) } else { listed }
+        if server.pod.name == first {
+            listed.terminating(true)
+        } else {
+            listed
+        }
     });
-    node.publish::<Document>("dns", [service(), dns_slices("ns/dns").endpoints(endpoints).into()])?;
+    node.publish::<Document>(
+        "dns",
+        [service(), dns_slices("ns/dns").endpoints(endpoints).into()],
+    )?;
     // New sockets leave the draining backend, which shows that the change has arrived.
     eventually(SOON, || {
         for _ in 0..8 {
@@ -139,16 +180,30 @@ fn stays_while_draining(lab: &Lab) -> Result<()> {
     })?;
     for _ in 0..5 {
         let answer = ask(&asker)??;
-        ensure!(answer.by == first, "rule 90: the flow went from {first} to {}", answer.by);
+        ensure!(
+            answer.by == first,
+            "rule 90: the flow went from {first} to {}",
+            answer.by
+        );
     }
     Ok(())
 }
 
 /// Two Services with the same endpoints: a reply's source alone does not tell which of them was asked.
-fn twins(lab: &Lab, backends: usize) -> Result<(xtask::lab::Node, xtask::lab::Pod, Vec<crate::harness::Server>)> {
+fn twins(
+    lab: &Lab,
+    backends: usize,
+) -> Result<(
+    xtask::lab::Node,
+    xtask::lab::Pod,
+    Vec<crate::harness::Server>,
+)> {
     let node = lab.node("node-a")?;
     let client = node.pod("client")?;
-    let pods: Vec<_> = servers(&node, ["dns-0", "dns-1"], 5353)?.into_iter().take(backends).collect();
+    let pods: Vec<_> = servers(&node, ["dns-0", "dns-1"], 5353)?
+        .into_iter()
+        .take(backends)
+        .collect();
     let listed = |name: &str| dns_slices(name).endpoints(pods.iter().map(|server| &server.pod));
     let documents = [
         dns("ns/dns", "10.96.0.53", "fd00:96::53"),
@@ -171,10 +226,17 @@ fn two_vips(lab: &Lab) -> Result<()> {
                 let mut backends = BTreeSet::new();
                 for vip in [first, second, first, second] {
                     let answer = exchange(&socket, vip)?;
-                    ensure!(answer.peer == vip, "asked {vip}, the answer shows {}", answer.peer);
+                    ensure!(
+                        answer.peer == vip,
+                        "asked {vip}, the answer shows {}",
+                        answer.peer
+                    );
                     backends.insert((vip, answer.by));
                 }
-                ensure!(backends.len() == 2, "a VIP changed its backend: {backends:?}");
+                ensure!(
+                    backends.len() == 2,
+                    "a VIP changed its backend: {backends:?}"
+                );
             }
             Ok(())
         })?;
@@ -188,10 +250,16 @@ fn one_backend(lab: &Lab) -> Result<()> {
     let (first, second): (SocketAddr, SocketAddr) = (DNS4.parse()?, LOG4.parse()?);
     let shown = client.exec(|| {
         let socket = Dial::udp(first).unconnected().open()?;
-        Ok([exchange(&socket, first)?.peer, exchange(&socket, second)?.peer])
+        Ok([
+            exchange(&socket, first)?.peer,
+            exchange(&socket, second)?.peer,
+        ])
     })?;
     ensure!(shown == [first, second], "{shown:?}");
-    ensure!(counted(&agent, "revnat_conflict")? >= 1.0, "no conflict was counted");
+    ensure!(
+        counted(&agent, "revnat_conflict")? >= 1.0,
+        "no conflict was counted"
+    );
     Ok(())
 }
 
@@ -201,7 +269,10 @@ fn from_elsewhere(lab: &Lab) -> Result<()> {
     for (vip, index) in [(DNS4, 0), (DNS6, 1)] {
         let dial = Dial::udp(vip.parse()?).unconnected().saying(ELSEWHERE);
         let answer = client.ask(&dial)??;
-        ensure!(answer.peer.ip() == pods[0].pod.addresses[index], "{answer:?}");
+        ensure!(
+            answer.peer.ip() == pods[0].pod.addresses[index],
+            "{answer:?}"
+        );
         ensure!(![53, 5353].contains(&answer.peer.port()), "{answer:?}");
     }
     Ok(())
@@ -217,7 +288,11 @@ fn service_and_others(lab: &Lab) -> Result<()> {
         let socket = Dial::udp(vip).unconnected().open()?;
         for to in [vip, plain, vip, plain] {
             let answer = exchange(&socket, to)?;
-            ensure!(answer.peer == to, "asked {to}, the answer shows {}", answer.peer);
+            ensure!(
+                answer.peer == to,
+                "asked {to}, the answer shows {}",
+                answer.peer
+            );
         }
         Ok(())
     })
@@ -232,7 +307,11 @@ fn connected_anew(lab: &Lab) -> Result<()> {
         let socket = Dial::udp(first).open()?;
         for to in [first, second, plain, first] {
             socket.connect(&to.into())?;
-            ensure!(peer_of(&socket)? == to, "connected to {to}, the peer is {}", peer_of(&socket)?);
+            ensure!(
+                peer_of(&socket)? == to,
+                "connected to {to}, the peer is {}",
+                peer_of(&socket)?
+            );
             socket.send(b"hello")?;
             let (_, from) = receive(&socket)?;
             ensure!(from == to, "connected to {to}, the answer shows {from}");
@@ -244,13 +323,22 @@ fn connected_anew(lab: &Lab) -> Result<()> {
 /// Rule 92: once the Service is gone its flows end; nothing goes to the old backend.
 fn deleted_service(lab: &Lab) -> Result<()> {
     let (node, client, _pods) = twins(lab, 2)?;
-    node.publish("cidr", [xtask::lab::manifest::service_cidr("services", &xtask::lab::SERVICE_CIDRS)])?;
+    node.publish(
+        "cidr",
+        [xtask::lab::manifest::service_cidr(
+            "services",
+            &xtask::lab::SERVICE_CIDRS,
+        )],
+    )?;
     let _agent = node.agent(&[])?;
     let asker = asker(&client, DNS4.parse()?)?;
     ask(&asker)??;
     node.withdraw("twins")?;
     eventually(SOON, || match ask(&asker)? {
-        Err(Failure { call, errno: libc::EHOSTUNREACH }) if call == "sendto" => Ok(()),
+        Err(Failure {
+            call,
+            errno: libc::EHOSTUNREACH,
+        }) if call == "sendto" => Ok(()),
         other => bail!("{other:?}"),
     })
 }

@@ -62,7 +62,11 @@ pub fn trials() -> Vec<Trial> {
     let scene = Scene::new("families", build);
     let [vip4, vip6]: [SocketAddr; 2] = [VIP4, VIP6].map(|vip| vip.parse().expect("an address"));
     let mut trials = Vec::new();
-    for (family, vip, is_mapped) in [("v4", vip4, false), ("v6", vip6, false), ("v4_mapped", vip4, true)] {
+    for (family, vip, is_mapped) in [
+        ("v4", vip4, false),
+        ("v6", vip6, false),
+        ("v4_mapped", vip4, true),
+    ] {
         for (protocol, dial) in dials(vip) {
             let dial = if is_mapped { dial.mapped() } else { dial };
             let for_host = dial.clone();
@@ -79,7 +83,10 @@ pub fn trials() -> Vec<Trial> {
     trials.extend([
         scene.case("a_socket_bound_to_the_pods_address_keeps_it", bound),
         scene.case("multipath_tcp_reaches_a_cluster_ip", mptcp),
-        scene.case("a_destination_that_is_no_service_stays_as_it_is", not_a_service),
+        scene.case(
+            "a_destination_that_is_no_service_stays_as_it_is",
+            not_a_service,
+        ),
         scene.case("ping_sockets_are_left_alone", ping),
     ]);
     trials
@@ -89,7 +96,10 @@ fn from_pod(scene: &Dials, dial: &Dial, vip: SocketAddr) -> Result<()> {
     let answer = scene.client.ask(dial)??;
     let own = scene.client.addresses[usize::from(vip.is_ipv6())];
     ensure!(answer.by == "server" && answer.peer == vip, "{answer:?}");
-    ensure!(answer.client.ip() == own, "the client's address changed: {answer:?}");
+    ensure!(
+        answer.client.ip() == own,
+        "the client's address changed: {answer:?}"
+    );
     Ok(())
 }
 
@@ -97,7 +107,10 @@ fn from_host(scene: &Dials, dial: &Dial, vip: SocketAddr) -> Result<()> {
     let answer = scene.node.host.ask(dial)??;
     let own = scene.node.host.addresses[usize::from(vip.is_ipv6())];
     ensure!(answer.by == "server" && answer.peer == vip, "{answer:?}");
-    ensure!(answer.client.ip() == own, "the client's address changed: {answer:?}");
+    ensure!(
+        answer.client.ip() == own,
+        "the client's address changed: {answer:?}"
+    );
     Ok(())
 }
 
@@ -106,8 +119,14 @@ fn bound(scene: &Dials) -> Result<()> {
         let vip: SocketAddr = vip.parse()?;
         for dial in [Dial::tcp(vip), Dial::udp(vip), Dial::udp(vip).unconnected()] {
             let own = scene.client.addresses[index];
-            let answer = scene.client.ask(&dial.clone().bound_to(own))?.with_context(|| format!("{dial:?}"))?;
-            ensure!(answer.peer == vip && answer.client.ip() == own, "{dial:?}: {answer:?}");
+            let answer = scene
+                .client
+                .ask(&dial.clone().bound_to(own))?
+                .with_context(|| format!("{dial:?}"))?;
+            ensure!(
+                answer.peer == vip && answer.client.ip() == own,
+                "{dial:?}: {answer:?}"
+            );
         }
     }
     Ok(())
@@ -126,9 +145,17 @@ fn mptcp(scene: &Dials) -> Result<()> {
 
 fn not_a_service(scene: &Dials) -> Result<()> {
     for to in [scene.server.v4(8080), scene.server.v6(8080)] {
-        for dial in [Dial::tcp(to), Dial::udp(to), Dial::udp(to).unconnected(), Dial::udp_lite(to)] {
+        for dial in [
+            Dial::tcp(to),
+            Dial::udp(to),
+            Dial::udp(to).unconnected(),
+            Dial::udp_lite(to),
+        ] {
             let answer = scene.client.ask(&dial)??;
-            ensure!(answer.by == "server" && answer.peer == to, "{dial:?}: {answer:?}");
+            ensure!(
+                answer.by == "server" && answer.peer == to,
+                "{dial:?}: {answer:?}"
+            );
         }
     }
     Ok(())
@@ -136,7 +163,10 @@ fn not_a_service(scene: &Dials) -> Result<()> {
 
 /// An ICMP socket runs the connect hook like any other: it must connect, and to the VIP itself.
 fn ping(scene: &Dials) -> Result<()> {
-    scene.client.netns.sysctl("net.ipv4.ping_group_range", "0 0")?;
+    scene
+        .client
+        .netns
+        .sysctl("net.ipv4.ping_group_range", "0 0")?;
     for vip in [VIP4, VIP6] {
         let vip: SocketAddr = vip.parse()?;
         let peer = scene.client.exec(|| {
@@ -145,7 +175,8 @@ fn ping(scene: &Dials) -> Result<()> {
                 SocketAddr::V6(_) => socket2::Protocol::ICMPV6,
             };
             let kind = socket2::Type::DGRAM;
-            let socket = socket2::Socket::new(socket2::Domain::for_address(vip), kind, Some(protocol))?;
+            let socket =
+                socket2::Socket::new(socket2::Domain::for_address(vip), kind, Some(protocol))?;
             socket.connect(&vip.into())?;
             Ok(socket.peer_addr()?.as_socket().context("no address")?.ip())
         })?;

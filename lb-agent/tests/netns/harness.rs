@@ -60,11 +60,7 @@ impl<S: Send + Sync + 'static> Scene<S> {
         }
     }
 
-    pub fn case(
-        &self,
-        name: &str,
-        test: impl FnOnce(&S) -> Result<()> + Send + 'static,
-    ) -> Trial {
+    pub fn case(&self, name: &str, test: impl FnOnce(&S) -> Result<()> + Send + 'static) -> Trial {
         let shared = Arc::clone(&self.shared);
         let run = move || {
             let built = shared.get()?;
@@ -192,8 +188,5 @@ pub fn soon_refused(place: &Place, dial: &Dial, expected: Errno) -> Result<()> {
 
 /// The counter `reason` of the node's agent.
 pub fn counted(agent: &xtask::lab::Agent, reason: &str) -> Result<f64> {
-    agent.metric(
-        "lb_socket_events_total",
-        &[&format!("reason=\"{reason}\"")],
-    )
+    agent.metric("lb_socket_events_total", &[&format!("reason=\"{reason}\"")])
 }

@@ -21,14 +21,32 @@ pub fn trials() -> Vec<Trial> {
     vec![
         case("a_killed_and_restarted_agent_fails_no_dial", killed),
         case("sigterm_leaves_the_data_plane_serving", terminated),
-        case("a_restarted_agent_applies_what_changed_while_it_was_away", away),
+        case(
+            "a_restarted_agent_applies_what_changed_while_it_was_away",
+            away,
+        ),
         case("a_restart_keeps_ids_and_pins_and_sessions", kept),
-        case("a_second_agent_on_one_bpffs_root_is_refused_in_words", second_agent),
-        case("two_nodes_on_one_kernel_do_not_disturb_each_other", two_nodes),
-        case("cleanup_removes_links_maps_and_mounts_and_nothing_else", cleanup),
+        case(
+            "a_second_agent_on_one_bpffs_root_is_refused_in_words",
+            second_agent,
+        ),
+        case(
+            "two_nodes_on_one_kernel_do_not_disturb_each_other",
+            two_nodes,
+        ),
+        case(
+            "cleanup_removes_links_maps_and_mounts_and_nothing_else",
+            cleanup,
+        ),
         case("cleanup_is_refused_while_the_agent_runs", cleanup_refused),
-        case("udp_sockets_connected_before_the_agent_came_are_ended_once", before_attach),
-        case("an_agent_with_a_wrong_flag_ends_with_its_name_and_a_remedy", wrong_flag),
+        case(
+            "udp_sockets_connected_before_the_agent_came_are_ended_once",
+            before_attach,
+        ),
+        case(
+            "an_agent_with_a_wrong_flag_ends_with_its_name_and_a_remedy",
+            wrong_flag,
+        ),
     ]
 }
 
@@ -68,33 +86,53 @@ fn away(lab: &Lab) -> Result<()> {
     web.publish_numbers([0, 1])?;
     let other = |name: &str, address: &str| {
         let listed = slices(name).tcp(8080).endpoint(&web.pods[3].pod);
-        [Document::from(svc(name).cluster_ip(address).tcp(80)), listed.into()]
+        [
+            Document::from(svc(name).cluster_ip(address).tcp(80)),
+            listed.into(),
+        ]
     };
     web.node.publish("other", other("ns/old", "10.96.0.11"))?;
     let mut agent = web.node.agent(&[])?;
     agent.kill9()?;
     web.publish_numbers([1, 2])?;
     web.node.publish("other", other("ns/new", "10.96.0.12"))?;
-    ensure!(who(&web.client, &Dial::tcp(VIP.parse()?), 40)? == ["web-0", "web-1"], "nobody is there to apply it");
+    ensure!(
+        who(&web.client, &Dial::tcp(VIP.parse()?), 40)? == ["web-0", "web-1"],
+        "nobody is there to apply it"
+    );
     agent.restart()?;
     ensure!(who(&web.client, &Dial::tcp(VIP.parse()?), 40)? == ["web-1", "web-2"]);
     ensure!(who(&web.client, &Dial::tcp("10.96.0.12:80".parse()?), 3)? == ["web-3"]);
-    ensure!(!json(&web.node, &["service", "list", "-o", "json"])?.to_string().contains("10.96.0.11"));
+    ensure!(
+        !json(&web.node, &["service", "list", "-o", "json"])?
+            .to_string()
+            .contains("10.96.0.11")
+    );
     Ok(())
 }
 
 /// What a command prints as JSON.
 fn json(node: &Node, arguments: &[&str]) -> Result<Value> {
     let output = node.cli(arguments)?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
 fn kept(lab: &Lab) -> Result<()> {
     let web = Web::new(lab)?;
-    let sticky = svc("ns/sticky").cluster_ip("10.96.0.20").tcp(80).affinity(60);
-    let listed = slices("ns/sticky").tcp(8080).endpoints(web.pods.iter().map(|server| &server.pod));
-    web.node.publish::<Document>("sticky", [sticky.into(), listed.into()])?;
+    let sticky = svc("ns/sticky")
+        .cluster_ip("10.96.0.20")
+        .tcp(80)
+        .affinity(60);
+    let listed = slices("ns/sticky")
+        .tcp(8080)
+        .endpoints(web.pods.iter().map(|server| &server.pod));
+    web.node
+        .publish::<Document>("sticky", [sticky.into(), listed.into()])?;
     web.publish_numbers(0..4)?;
     let mut agent = web.node.agent(&[])?;
     let before = json(&web.node, &["service", "list", "-o", "json"])?;
@@ -116,7 +154,10 @@ fn kept(lab: &Lab) -> Result<()> {
     let first = ask()?;
     agent.kill9()?;
     agent.restart()?;
-    ensure!(json(&web.node, &["service", "list", "-o", "json"])? == before, "ids changed");
+    ensure!(
+        json(&web.node, &["service", "list", "-o", "json"])? == before,
+        "ids changed"
+    );
     ensure!(who(&web.client, &sticky, 10)? == pinned, "the pin is lost");
     ensure!(ask()? == first, "the session is lost");
     Ok(())
@@ -126,12 +167,20 @@ fn second_agent(lab: &Lab) -> Result<()> {
     let web = Web::new(lab)?;
     web.publish_numbers([0])?;
     let first = web.node.agent(&[])?;
-    let mut second = web.node.start_agent(&["--healthz-bind-address", "", "--metrics-bind-address", ""])?;
+    let mut second =
+        web.node
+            .start_agent(&["--healthz-bind-address", "", "--metrics-bind-address", ""])?;
     let status = second.wait_end()?;
     ensure!(!status.success());
     let log = second.log();
-    ensure!(log.contains(&first.pid().to_string()), "the log does not name the running agent: {log}");
-    ensure!(log.contains(&web.node.bpffs.display().to_string()), "the log does not name the root: {log}");
+    ensure!(
+        log.contains(&first.pid().to_string()),
+        "the log does not name the running agent: {log}"
+    );
+    ensure!(
+        log.contains(&web.node.bpffs.display().to_string()),
+        "the log does not name the root: {log}"
+    );
     ensure!(first.is_running());
     ensure!(who(&web.client, &Dial::tcp(VIP.parse()?), 3)? == ["web-0"]);
     Ok(())
@@ -164,7 +213,13 @@ fn two_nodes(lab: &Lab) -> Result<()> {
     b.term()?;
     ensure!(nodes[1].cli(&["cleanup"])?.status.success());
     sees(0, "web-a")?;
-    ensure!(pods[1].0.ask(&dial.clone().within(Duration::from_millis(300)))?.is_err(), "node-b still translates");
+    ensure!(
+        pods[1]
+            .0
+            .ask(&dial.clone().within(Duration::from_millis(300)))?
+            .is_err(),
+        "node-b still translates"
+    );
     ensure!(nodes[0].cli(&["status"])?.status.success());
     Ok(())
 }
@@ -173,18 +228,31 @@ fn cleanup(lab: &Lab) -> Result<()> {
     let web = Web::new(lab)?;
     web.publish_numbers([0])?;
     let mut agent = web.node.agent(&[])?;
-    ensure!(mounts_below(&web.node.bpffs)? == [web.node.bpffs.clone()], "the agent mounts a bpffs where there is none");
+    ensure!(
+        mounts_below(&web.node.bpffs)? == [web.node.bpffs.clone()],
+        "the agent mounts a bpffs where there is none"
+    );
     let links = std::fs::read_dir(web.node.bpffs.join("v1/links"))?.count();
     let maps = std::fs::read_dir(web.node.bpffs.join("v1/maps"))?.count();
     ensure!(links >= 11 && maps >= 10, "{links} links, {maps} maps");
     agent.term()?;
     let output = web.node.cli(&["cleanup"])?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     ensure!(mounts_below(&web.node.bpffs)?.is_empty());
-    ensure!(std::fs::read_dir(&web.node.bpffs)?.next().is_none(), "something is left below the root");
+    ensure!(
+        std::fs::read_dir(&web.node.bpffs)?.next().is_none(),
+        "something is left below the root"
+    );
     let dial = Dial::tcp(VIP.parse()?).within(Duration::from_millis(300));
     ensure!(web.client.ask(&dial)?.is_err(), "still translated");
-    ensure!(web.node.cli(&["cleanup"])?.status.success(), "there is nothing to do, and that is no error");
+    ensure!(
+        web.node.cli(&["cleanup"])?.status.success(),
+        "there is nothing to do, and that is no error"
+    );
     agent.restart()?;
     ensure!(who(&web.client, &Dial::tcp(VIP.parse()?), 3)? == ["web-0"]);
     Ok(())
@@ -233,14 +301,21 @@ fn before_attach(lab: &Lab) -> Result<()> {
             still => bail!("the socket still has its peer: {still:?}"),
         })?;
     }
-    ensure!(look(2)? == (None, true, true), "a socket to no Service was ended");
+    ensure!(
+        look(2)? == (None, true, true),
+        "a socket to no Service was ended"
+    );
     // A new socket is translated, and so is the old one when it connects anew.
     soon_who(&web.client, &Dial::udp(VIP.parse()?), 3, &["web-0"])
 }
 
 fn wrong_flag(lab: &Lab) -> Result<()> {
     let node = lab.node("node-a")?;
-    for (flag, value) in [("--nodeport-addresses", "10.0.0.0/99"), ("--cluster-cidr", "10.0.0.0/8,10.1.0.0/16"), ("--detect-local-mode", "Guess")] {
+    for (flag, value) in [
+        ("--nodeport-addresses", "10.0.0.0/99"),
+        ("--cluster-cidr", "10.0.0.0/8,10.1.0.0/16"),
+        ("--detect-local-mode", "Guess"),
+    ] {
         let mut agent = node.start_agent(&[flag, value])?;
         ensure!(!agent.wait_end()?.success(), "{flag} {value} was taken");
         let log = agent.log();

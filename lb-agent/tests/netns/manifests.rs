@@ -11,13 +11,21 @@ use xtask::lab::manifest::{Document, service_cidr, slices, svc, to_yaml};
 use xtask::lab::traffic::Dial;
 use xtask::lab::{Agent, Lab, Node, Pod, SERVICE_CIDRS};
 
-use crate::harness::{SOON, Server, case, eventually, expect_refusal, servers, soon_refused, soon_who, who};
+use crate::harness::{
+    SOON, Server, case, eventually, expect_refusal, servers, soon_refused, soon_who, who,
+};
 
 pub fn trials() -> Vec<Trial> {
     let case = |name, test: fn(&Lab) -> Result<()>| case("manifests", name, test);
     vec![
-        case("a_bad_document_keeps_the_others_and_is_named_with_a_remedy", bad_document),
-        case("a_service_without_cluster_ip_is_an_error_that_says_so", no_cluster_ip),
+        case(
+            "a_bad_document_keeps_the_others_and_is_named_with_a_remedy",
+            bad_document,
+        ),
+        case(
+            "a_service_without_cluster_ip_is_an_error_that_says_so",
+            no_cluster_ip,
+        ),
         case("a_file_that_turns_bad_keeps_its_last_good_state", turns_bad),
         case("a_removed_file_takes_its_services_down", removed_file),
         case("a_config_map_swap_is_one_change", config_map),
@@ -65,7 +73,9 @@ fn dial(address: &str) -> Result<Dial> {
 fn logs(agent: &Agent, words: &[&str]) -> Result<()> {
     eventually(SOON, || {
         let log = agent.log();
-        let found = log.lines().any(|line| words.iter().all(|word| line.contains(word)));
+        let found = log
+            .lines()
+            .any(|line| words.iter().all(|word| line.contains(word)));
         ensure!(found, "no line of the log has all of {words:?}");
         Ok(())
     })
@@ -76,7 +86,11 @@ fn bad_document(lab: &Lab) -> Result<()> {
     let two = Two::new(lab)?;
     let bad = "apiVersion: v1\nkind: Service\nmetadata: {name: bad, namespace: ns}\n\
                spec: {clusterIP: 10.96.0.66, ports: [{port: eighty}]}\n";
-    let text = [two.yaml("ns/first", "10.96.0.11", 0)?, bad.to_owned(), two.yaml("ns/last", "10.96.0.12", 1)?];
+    let text = [
+        two.yaml("ns/first", "10.96.0.11", 0)?,
+        bad.to_owned(),
+        two.yaml("ns/last", "10.96.0.12", 1)?,
+    ];
     two.node.publish_text("mixed", &text.join("---\n"))?;
     let agent = two.node.agent(&[])?;
     ensure!(who(&two.client, &dial("10.96.0.11")?, 1)? == ["web-0"]);
@@ -85,10 +99,14 @@ fn bad_document(lab: &Lab) -> Result<()> {
     // The first Service and its two slices are documents 1 to 3.
     logs(&agent, &["mixed.yaml", "document 4", "port"])?;
     ensure!(agent.metric("lb_objects_skipped", &[])? == 1.0);
-    two.node.publish_text("mixed", &text.join("---\n").replace("eighty", "80"))?;
+    two.node
+        .publish_text("mixed", &text.join("---\n").replace("eighty", "80"))?;
     soon_refused(&two.client, &dial("10.96.0.66")?, Errno::ECONNREFUSED)?;
     eventually(SOON, || {
-        ensure!(agent.metric("lb_objects_skipped", &[])? == 0.0, "the mended object still counts as skipped");
+        ensure!(
+            agent.metric("lb_objects_skipped", &[])? == 0.0,
+            "the mended object still counts as skipped"
+        );
         Ok(())
     })
 }
@@ -97,7 +115,8 @@ fn no_cluster_ip(lab: &Lab) -> Result<()> {
     let two = Two::new(lab)?;
     let bad = "apiVersion: v1\nkind: Service\nmetadata: {name: bare, namespace: ns}\nspec: {ports: [{port: 80}]}\n";
     two.node.publish_text("bare", bad)?;
-    two.node.publish("good", two.documents("ns/web", "10.96.0.11", 0))?;
+    two.node
+        .publish("good", two.documents("ns/web", "10.96.0.11", 0))?;
     let agent = two.node.agent(&[])?;
     ensure!(who(&two.client, &dial("10.96.0.11")?, 1)? == ["web-0"]);
     logs(&agent, &["bare.yaml", "ns/bare", "clusterIP"])
@@ -105,19 +124,23 @@ fn no_cluster_ip(lab: &Lab) -> Result<()> {
 
 fn turns_bad(lab: &Lab) -> Result<()> {
     let two = Two::new(lab)?;
-    two.node.publish("web", two.documents("ns/web", "10.96.0.11", 0))?;
+    two.node
+        .publish("web", two.documents("ns/web", "10.96.0.11", 0))?;
     let agent = two.node.agent(&[])?;
     two.node.publish_text("web", "kind: [unclosed\n")?;
     logs(&agent, &["web.yaml"])?;
     ensure!(who(&two.client, &dial("10.96.0.11")?, 3)? == ["web-0"]);
-    two.node.publish("web", two.documents("ns/web", "10.96.0.11", 1))?;
+    two.node
+        .publish("web", two.documents("ns/web", "10.96.0.11", 1))?;
     two.sees("10.96.0.11", "web-1")
 }
 
 fn removed_file(lab: &Lab) -> Result<()> {
     let two = Two::new(lab)?;
-    two.node.publish("a", two.documents("ns/a", "10.96.0.11", 0))?;
-    two.node.publish("b", two.documents("ns/b", "10.96.0.12", 1))?;
+    two.node
+        .publish("a", two.documents("ns/a", "10.96.0.11", 0))?;
+    two.node
+        .publish("b", two.documents("ns/b", "10.96.0.12", 1))?;
     let _agent = two.node.agent(&[])?;
     two.node.withdraw("a")?;
     soon_refused(&two.client, &dial("10.96.0.11")?, Errno::EHOSTUNREACH)?;
@@ -156,10 +179,16 @@ fn swap(folder: &Path, version: &str, text: &str) -> Result<()> {
 
 fn lists_and_json(lab: &Lab) -> Result<()> {
     let two = Two::new(lab)?;
-    two.node.publish("list", [Document::list(two.documents("ns/listed", "10.96.0.11", 0))])?;
+    two.node.publish(
+        "list",
+        [Document::list(two.documents("ns/listed", "10.96.0.11", 0))],
+    )?;
     let yaml = to_yaml(&[Document::list(two.documents("ns/json", "10.96.0.12", 1))])?;
     let object: serde_json::Value = serde_yaml_ng::from_str(&yaml)?;
-    fs::write(two.node.manifests.join("web.json"), serde_json::to_string_pretty(&object)?)?;
+    fs::write(
+        two.node.manifests.join("web.json"),
+        serde_json::to_string_pretty(&object)?,
+    )?;
     let _agent = two.node.agent(&[])?;
     two.sees("10.96.0.11", "web-0")?;
     two.sees("10.96.0.12", "web-1")
@@ -167,7 +196,8 @@ fn lists_and_json(lab: &Lab) -> Result<()> {
 
 fn vanished(lab: &Lab) -> Result<()> {
     let two = Two::new(lab)?;
-    two.node.publish("web", two.documents("ns/web", "10.96.0.11", 0))?;
+    two.node
+        .publish("web", two.documents("ns/web", "10.96.0.11", 0))?;
     let agent = two.node.agent(&[])?;
     let away = two.node.manifests.with_extension("away");
     fs::rename(&two.node.manifests, &away)?;
@@ -175,7 +205,8 @@ fn vanished(lab: &Lab) -> Result<()> {
     ensure!(agent.is_running(), "{}", agent.log());
     ensure!(who(&two.client, &dial("10.96.0.11")?, 3)? == ["web-0"]);
     fs::rename(&away, &two.node.manifests)?;
-    two.node.publish("web", two.documents("ns/web", "10.96.0.11", 1))?;
+    two.node
+        .publish("web", two.documents("ns/web", "10.96.0.11", 1))?;
     eventually(SOON * 3, || two.sees("10.96.0.11", "web-1"))
 }
 

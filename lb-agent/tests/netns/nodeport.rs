@@ -14,16 +14,34 @@ use crate::harness::{Server, case, counted, errno, expect_refusal, servers, soon
 pub fn trials() -> Vec<Trial> {
     let case = |name, test: fn(&Lab) -> Result<()>| case("nodeport", name, test);
     vec![
-        case("a_node_port_answers_on_the_primary_address_for_pod_and_host", primary),
-        case("a_node_port_does_not_answer_on_other_addresses_by_default", primary_alone),
+        case(
+            "a_node_port_answers_on_the_primary_address_for_pod_and_host",
+            primary,
+        ),
+        case(
+            "a_node_port_does_not_answer_on_other_addresses_by_default",
+            primary_alone,
+        ),
         case("node_port_addresses_all_answers_on_every_address", all),
         case("node_port_addresses_takes_a_range", range),
         case("an_address_that_is_added_later_answers", added_later),
-        case("a_node_port_of_another_node_is_left_to_that_node", other_node),
+        case(
+            "a_node_port_of_another_node_is_left_to_that_node",
+            other_node,
+        ),
         case("tcp_and_udp_of_one_node_port_are_independent", protocols),
-        case("no_node_port_is_served_where_none_is_allocated", none_allocated),
-        case("protect_node_ports_refuses_a_host_process_and_counts_it", protected),
-        case("without_protection_a_host_process_may_bind_a_node_port", unprotected),
+        case(
+            "no_node_port_is_served_where_none_is_allocated",
+            none_allocated,
+        ),
+        case(
+            "protect_node_ports_refuses_a_host_process_and_counts_it",
+            protected,
+        ),
+        case(
+            "without_protection_a_host_process_may_bind_a_node_port",
+            unprotected,
+        ),
     ]
 }
 
@@ -48,17 +66,31 @@ pub fn web(lab: &Lab) -> Result<Web> {
     let node = lab.node("node-a")?;
     let client = node.pod("client")?;
     let server = servers(&node, ["web"], 8080)?;
-    let listed = slices("ns/web").port("tcp", "TCP", 8080).port("udp", "UDP", 8080);
-    node.publish::<Document>("web", [service().into(), listed.endpoint(&server[0].pod).into()])?;
-    Ok(Web { node, client, server })
+    let listed = slices("ns/web")
+        .port("tcp", "TCP", 8080)
+        .port("udp", "UDP", 8080);
+    node.publish::<Document>(
+        "web",
+        [service().into(), listed.endpoint(&server[0].pod).into()],
+    )?;
+    Ok(Web {
+        node,
+        client,
+        server,
+    })
 }
 
 /// TCP and UDP, connected and not, to `address`:30080, each answered by `web` and showing that address.
 pub fn answers(place: &Place, address: IpAddr) -> Result<()> {
     let to = SocketAddr::new(address, 30080);
     for dial in [Dial::tcp(to), Dial::udp(to), Dial::udp(to).unconnected()] {
-        let answer = place.ask(&dial)?.map_err(|failure| anyhow::anyhow!("{dial:?}: {failure}"))?;
-        ensure!(answer.by == "web" && answer.peer == to, "{dial:?}: {answer:?}");
+        let answer = place
+            .ask(&dial)?
+            .map_err(|failure| anyhow::anyhow!("{dial:?}: {failure}"))?;
+        ensure!(
+            answer.by == "web" && answer.peer == to,
+            "{dial:?}: {answer:?}"
+        );
     }
     Ok(())
 }
@@ -77,7 +109,9 @@ fn primary(lab: &Lab) -> Result<()> {
 fn primary_alone(lab: &Lab) -> Result<()> {
     let web = web(lab)?;
     let second: [IpAddr; 2] = ["172.18.1.1".parse()?, "fd00:1801::1".parse()?];
-    second.iter().try_for_each(|address| web.node.add_address(*address))?;
+    second
+        .iter()
+        .try_for_each(|address| web.node.add_address(*address))?;
     let _agent = web.node.agent(&[])?;
     for address in second {
         let dial = Dial::tcp(SocketAddr::new(address, 30080));
@@ -89,7 +123,9 @@ fn primary_alone(lab: &Lab) -> Result<()> {
 fn all(lab: &Lab) -> Result<()> {
     let web = web(lab)?;
     let second: [IpAddr; 2] = ["172.18.1.1".parse()?, "fd00:1801::1".parse()?];
-    second.iter().try_for_each(|address| web.node.add_address(*address))?;
+    second
+        .iter()
+        .try_for_each(|address| web.node.add_address(*address))?;
     let _agent = web.node.agent(&["--nodeport-addresses", "all"])?;
     for address in second.into_iter().chain(web.node.host.addresses) {
         answers(&web.client, address)?;
@@ -114,7 +150,12 @@ fn added_later(lab: &Lab) -> Result<()> {
     let _agent = web.node.agent(&["--nodeport-addresses", "all"])?;
     let added: IpAddr = "172.18.1.1".parse()?;
     web.node.add_address(added)?;
-    soon_who(&web.client, &Dial::tcp(SocketAddr::new(added, 30080)), 1, &["web"])
+    soon_who(
+        &web.client,
+        &Dial::tcp(SocketAddr::new(added, 30080)),
+        1,
+        &["web"],
+    )
 }
 
 fn other_node(lab: &Lab) -> Result<()> {
@@ -129,8 +170,11 @@ fn other_node(lab: &Lab) -> Result<()> {
 /// Rule 57: the UDP port has no endpoints, the TCP port has.
 fn protocols(lab: &Lab) -> Result<()> {
     let web = web(lab)?;
-    let tcp_alone = slices("ns/web").port("tcp", "TCP", 8080).endpoint(&web.server[0].pod);
-    web.node.publish::<Document>("web", [service().into(), tcp_alone.into()])?;
+    let tcp_alone = slices("ns/web")
+        .port("tcp", "TCP", 8080)
+        .endpoint(&web.server[0].pod);
+    web.node
+        .publish::<Document>("web", [service().into(), tcp_alone.into()])?;
     let _agent = web.node.agent(&[])?;
     let to = web.node.host.v4(30080);
     ensure!(who(&web.client, &Dial::tcp(to), 1)? == ["web"]);
@@ -140,9 +184,15 @@ fn protocols(lab: &Lab) -> Result<()> {
 /// Rule 56: a load balancer without node ports serves its address and no port of the node.
 fn none_allocated(lab: &Lab) -> Result<()> {
     let web = web(lab)?;
-    let service = svc("ns/web").cluster_ip("10.96.0.10").port("tcp", "TCP", 80).ingress("198.51.100.7");
-    let listed = slices("ns/web").port("tcp", "TCP", 8080).endpoint(&web.server[0].pod);
-    web.node.publish::<Document>("web", [service.into(), listed.into()])?;
+    let service = svc("ns/web")
+        .cluster_ip("10.96.0.10")
+        .port("tcp", "TCP", 80)
+        .ingress("198.51.100.7");
+    let listed = slices("ns/web")
+        .port("tcp", "TCP", 8080)
+        .endpoint(&web.server[0].pod);
+    web.node
+        .publish::<Document>("web", [service.into(), listed.into()])?;
     let _agent = web.node.agent(&[])?;
     ensure!(who(&web.client, &Dial::tcp("198.51.100.7:80".parse()?), 1)? == ["web"]);
     for port in [80, 30080] {
@@ -154,7 +204,11 @@ fn none_allocated(lab: &Lab) -> Result<()> {
 /// How binding `address` over TCP and UDP ends in `place`; errno 0 is success.
 fn bind(place: &Place, address: SocketAddr) -> Result<[i32; 2]> {
     place.exec(|| {
-        let errno = |result: std::io::Result<()>| result.err().map_or(0, |error| error.raw_os_error().unwrap_or(-1));
+        let errno = |result: std::io::Result<()>| {
+            result
+                .err()
+                .map_or(0, |error| error.raw_os_error().unwrap_or(-1))
+        };
         let tcp = std::net::TcpListener::bind(address).map(drop);
         let udp = std::net::UdpSocket::bind(address).map(drop);
         Ok([errno(tcp), errno(udp)])
@@ -165,8 +219,14 @@ fn protected(lab: &Lab) -> Result<()> {
     let web = web(lab)?;
     let agent = web.node.agent(&["--protect-node-ports"])?;
     for address in ["0.0.0.0:30080", "[::]:30080"] {
-        ensure!(bind(&web.node.host, address.parse()?)? == [libc::EADDRINUSE; 2], "{address}");
-        ensure!(bind(&web.client, address.parse()?)? == [0; 2], "a pod's ports are its own: {address}");
+        ensure!(
+            bind(&web.node.host, address.parse()?)? == [libc::EADDRINUSE; 2],
+            "{address}"
+        );
+        ensure!(
+            bind(&web.client, address.parse()?)? == [0; 2],
+            "a pod's ports are its own: {address}"
+        );
     }
     ensure!(bind(&web.node.host, "0.0.0.0:30081".parse()?)? == [0; 2]);
     ensure!(counted(&agent, "bind_refused")? >= 4.0);
@@ -177,7 +237,10 @@ fn unprotected(lab: &Lab) -> Result<()> {
     let web = web(lab)?;
     let _agent = web.node.agent(&[])?;
     for address in ["0.0.0.0:30080", "[::]:30080"] {
-        ensure!(bind(&web.node.host, address.parse()?)? == [0; 2], "{address}");
+        ensure!(
+            bind(&web.node.host, address.parse()?)? == [0; 2],
+            "{address}"
+        );
     }
     Ok(())
 }

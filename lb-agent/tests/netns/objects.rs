@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use nix::errno::Errno;
-use xtask::lab::manifest::{Document, EndpointManifest, ServiceManifest, SliceManifest, endpoint, service_cidr, slices, svc};
+use xtask::lab::manifest::{
+    Document, EndpointManifest, ServiceManifest, SliceManifest, endpoint, service_cidr, slices, svc,
+};
 use xtask::lab::traffic::Dial;
 use xtask::lab::{Lab, Node, Pod, SERVICE_CIDRS};
 
@@ -17,17 +19,41 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 pub fn trials() -> Vec<Trial> {
     let case = |name, test: fn(&Lab) -> Result<()>| case("objects", name, test);
     vec![
-        case("a_service_of_another_proxy_is_not_served_and_comes_back", other_proxy),
-        case("a_slice_of_another_proxy_brings_no_endpoints", other_proxys_slice),
-        case("a_service_serves_only_the_families_of_its_cluster_ips", families_gated),
-        case("a_family_without_endpoints_refuses_alone", families_independent),
+        case(
+            "a_service_of_another_proxy_is_not_served_and_comes_back",
+            other_proxy,
+        ),
+        case(
+            "a_slice_of_another_proxy_brings_no_endpoints",
+            other_proxys_slice,
+        ),
+        case(
+            "a_service_serves_only_the_families_of_its_cluster_ips",
+            families_gated,
+        ),
+        case(
+            "a_family_without_endpoints_refuses_alone",
+            families_independent,
+        ),
         case("ports_are_joined_by_name_and_protocol", joined),
-        case("the_endpoints_of_several_slices_are_one_list_without_duplicates", several_slices),
+        case(
+            "the_endpoints_of_several_slices_are_one_list_without_duplicates",
+            several_slices,
+        ),
         case("slices_may_come_before_their_service", slices_first),
-        case("two_services_with_one_external_ip_disturb_nobody_else", same_external_ip),
+        case(
+            "two_services_with_one_external_ip_disturb_nobody_else",
+            same_external_ip,
+        ),
         case("core_endpoints_are_as_good_as_slices", core_endpoints),
-        case("headless_and_external_name_services_are_passed_over", passed_over),
-        case("a_service_addresses_pods_through_several_ports_of_one_ip", several_ports),
+        case(
+            "headless_and_external_name_services_are_passed_over",
+            passed_over,
+        ),
+        case(
+            "a_service_addresses_pods_through_several_ports_of_one_ip",
+            several_ports,
+        ),
     ]
 }
 
@@ -51,12 +77,16 @@ impl One {
     }
 
     fn publish(&self, service: ServiceManifest, slices: SliceManifest) -> Result<()> {
-        self.node.publish::<Document>("web", [service.into(), slices.into()])
+        self.node
+            .publish::<Document>("web", [service.into(), slices.into()])
     }
 }
 
 fn service() -> ServiceManifest {
-    svc("ns/web").cluster_ip("10.96.0.10").cluster_ip("fd00:96::a").tcp(80)
+    svc("ns/web")
+        .cluster_ip("10.96.0.10")
+        .cluster_ip("fd00:96::a")
+        .tcp(80)
 }
 
 fn tcp(to: &str) -> Dial {
@@ -91,17 +121,30 @@ fn other_proxys_slice(lab: &Lab) -> Result<()> {
 fn families_gated(lab: &Lab) -> Result<()> {
     let one = One::new(lab)?;
     let external = "2001:db8:7::8";
-    let service = svc("ns/web").cluster_ip("10.96.0.10").tcp(80).node_port(30080);
-    one.publish(service.external_ip(external).external_ip("198.51.100.8"), one.listed())?;
+    let service = svc("ns/web")
+        .cluster_ip("10.96.0.10")
+        .tcp(80)
+        .node_port(30080);
+    one.publish(
+        service.external_ip(external).external_ip("198.51.100.8"),
+        one.listed(),
+    )?;
     let _agent = one.node.agent(&[])?;
     // The address is the client's own, so that an untranslated dial meets a closed port there.
-    one.client.netns.ip(&format!("addr add {external}/128 dev lo nodad\n"))?;
+    one.client
+        .netns
+        .ip(&format!("addr add {external}/128 dev lo nodad\n"))?;
     let node_v6 = one.node.host.v6(30080).to_string();
     ensure!(who(&one.client, &tcp("198.51.100.8:80"), 1)? == ["web"]);
     ensure!(who(&one.client, &tcp(&one.node.host.v4(30080).to_string()), 1)? == ["web"]);
     for to in [format!("[{external}]:80"), node_v6] {
         let refused = one.client.ask(&tcp(&to))?;
-        ensure!(refused.as_ref().is_err_and(|failure| failure.is(Errno::ECONNREFUSED)), "{to}: {refused:?}");
+        ensure!(
+            refused
+                .as_ref()
+                .is_err_and(|failure| failure.is(Errno::ECONNREFUSED)),
+            "{to}: {refused:?}"
+        );
     }
     Ok(())
 }
@@ -124,9 +167,18 @@ fn joined(lab: &Lab) -> Result<()> {
         .port("a", "TCP", 80)
         .port("a-udp", "UDP", 80)
         .port("b", "TCP", 81);
-    let tcp_slices = slices("ns/web").port("a", "TCP", 8080).port("b", "UDP", 8080).endpoint(&one.web[0].pod);
-    let udp_slices = slices("ns/web").port("a-udp", "UDP", 9053).endpoint(&udp[0].pod).part("udp");
-    one.node.publish::<Document>("web", [service.into(), tcp_slices.into(), udp_slices.into()])?;
+    let tcp_slices = slices("ns/web")
+        .port("a", "TCP", 8080)
+        .port("b", "UDP", 8080)
+        .endpoint(&one.web[0].pod);
+    let udp_slices = slices("ns/web")
+        .port("a-udp", "UDP", 9053)
+        .endpoint(&udp[0].pod)
+        .part("udp");
+    one.node.publish::<Document>(
+        "web",
+        [service.into(), tcp_slices.into(), udp_slices.into()],
+    )?;
     let _agent = one.node.agent(&[])?;
     ensure!(who(&one.client, &tcp("10.96.0.10:80"), 5)? == ["web"]);
     ensure!(who(&one.client, &Dial::udp("10.96.0.10:80".parse()?), 5)? == ["udp"]);
@@ -139,7 +191,8 @@ fn several_slices(lab: &Lab) -> Result<()> {
     let one = One::new(lab)?;
     let second = servers(&one.node, ["web-2"], 8080)?;
     let both = one.listed().part("second").endpoint(&second[0].pod);
-    one.node.publish::<Document>("web", [service().into(), one.listed().into(), both.into()])?;
+    one.node
+        .publish::<Document>("web", [service().into(), one.listed().into(), both.into()])?;
     let _agent = one.node.agent(&[])?;
     let tally = tally(one.client.ask_many(&tcp("10.96.0.10:80"), 600)?)?;
     let share = tally.get("web").copied().unwrap_or(0);
@@ -161,7 +214,10 @@ fn same_external_ip(lab: &Lab) -> Result<()> {
     let one = One::new(lab)?;
     let second = servers(&one.node, ["second"], 8080)?;
     let external = "198.51.100.8";
-    let other = svc("ns/zweb").cluster_ip("10.96.0.11").tcp(80).external_ip(external);
+    let other = svc("ns/zweb")
+        .cluster_ip("10.96.0.11")
+        .tcp(80)
+        .external_ip(external);
     let documents: [Document; 4] = [
         service().external_ip(external).into(),
         one.listed().into(),
@@ -176,7 +232,10 @@ fn same_external_ip(lab: &Lab) -> Result<()> {
     ensure!(winner.len() == 1, "{winner:?}");
     agent.kill9()?;
     agent.restart()?;
-    ensure!(who(&one.client, &tcp("198.51.100.8:80"), 20)? == winner, "a restart changed the winner");
+    ensure!(
+        who(&one.client, &tcp("198.51.100.8:80"), 20)? == winner,
+        "a restart changed the winner"
+    );
     Ok(())
 }
 
@@ -219,8 +278,14 @@ fn several_ports(lab: &Lab) -> Result<()> {
     let pod = &one.web[0].pod;
     let options = xtask::lab::ServeOptions::new(&[pod.v4(8081), pod.v6(8081)]).named("second-port");
     let _second = pod.serve_with(&options)?;
-    let second = slices("ns/web").tcp(8081).endpoint(EndpointManifest::from(pod)).part("second");
-    one.node.publish::<Document>("web", [service().into(), one.listed().into(), second.into()])?;
+    let second = slices("ns/web")
+        .tcp(8081)
+        .endpoint(EndpointManifest::from(pod))
+        .part("second");
+    one.node.publish::<Document>(
+        "web",
+        [service().into(), one.listed().into(), second.into()],
+    )?;
     let _agent = one.node.agent(&[])?;
     let vip: SocketAddr = "10.96.0.10:80".parse()?;
     ensure!(who(&one.client, &Dial::tcp(vip), 40)? == ["second-port", "web"]);

@@ -20,20 +20,47 @@ const EXTERNAL: &str = "198.51.100.8:80";
 pub fn trials() -> Vec<Trial> {
     let case = |name, test: fn(&Lab) -> Result<()>| case("policies", name, test);
     vec![
-        case("a_load_balancer_address_and_an_external_ip_are_served_on_the_node", load_balancer),
+        case(
+            "a_load_balancer_address_and_an_external_ip_are_served_on_the_node",
+            load_balancer,
+        ),
         case("an_ingress_with_ip_mode_proxy_is_not_served", proxy_mode),
         case("a_load_balancer_status_may_come_and_go", status_later),
-        case("external_local_still_lets_pod_and_host_reach_remote_endpoints", short_circuit),
-        case("external_local_without_a_detector_keeps_pods_to_local_endpoints", no_detector),
-        case("external_local_never_affects_the_cluster_ip", external_is_not_internal),
+        case(
+            "external_local_still_lets_pod_and_host_reach_remote_endpoints",
+            short_circuit,
+        ),
+        case(
+            "external_local_without_a_detector_keeps_pods_to_local_endpoints",
+            no_detector,
+        ),
+        case(
+            "external_local_never_affects_the_cluster_ip",
+            external_is_not_internal,
+        ),
         case("internal_local_uses_local_endpoints_alone", internal_local),
-        case("internal_local_never_affects_external_addresses", internal_is_not_external),
-        case("draining_endpoints_serve_only_where_nobody_is_ready", draining),
-        case("internal_local_falls_back_to_a_local_draining_endpoint", draining_local),
-        case("an_endpoint_that_neither_serves_nor_is_ready_is_never_used", never_used),
+        case(
+            "internal_local_never_affects_external_addresses",
+            internal_is_not_external,
+        ),
+        case(
+            "draining_endpoints_serve_only_where_nobody_is_ready",
+            draining,
+        ),
+        case(
+            "internal_local_falls_back_to_a_local_draining_endpoint",
+            draining_local,
+        ),
+        case(
+            "an_endpoint_that_neither_serves_nor_is_ready_is_never_used",
+            never_used,
+        ),
         case("zone_hints_keep_traffic_in_the_zone", zone_hints),
         case("node_hints_come_before_zone_hints", node_hints),
-        case("hints_that_are_not_on_every_endpoint_are_ignored", partial_hints),
+        case(
+            "hints_that_are_not_on_every_endpoint_are_ignored",
+            partial_hints,
+        ),
         case("a_node_without_a_zone_ignores_zone_hints", no_zone),
         case("a_changed_node_label_changes_the_choice", label_change),
         case("round_robin_takes_turns", round_robin),
@@ -52,8 +79,16 @@ impl Two {
     fn new(lab: &Lab) -> Result<Self> {
         let (node, other) = (lab.node("node-a")?, lab.node("node-b")?);
         let client = node.pod("client")?;
-        let (local, remote) = (servers(&node, ["local"], 8080)?, servers(&other, ["remote"], 8080)?);
-        Ok(Self { node, client, local, remote })
+        let (local, remote) = (
+            servers(&node, ["local"], 8080)?,
+            servers(&other, ["remote"], 8080)?,
+        );
+        Ok(Self {
+            node,
+            client,
+            local,
+            remote,
+        })
     }
 
     fn local(&self) -> EndpointManifest {
@@ -64,9 +99,14 @@ impl Two {
         endpoint(&self.remote[0].pod, "node-b")
     }
 
-    fn publish<const N: usize>(&self, service: ServiceManifest, endpoints: [EndpointManifest; N]) -> Result<()> {
+    fn publish<const N: usize>(
+        &self,
+        service: ServiceManifest,
+        endpoints: [EndpointManifest; N],
+    ) -> Result<()> {
         let listed = slices("ns/web").tcp(8080).endpoints(endpoints);
-        self.node.publish::<Document>("web", [service.into(), listed.into()])
+        self.node
+            .publish::<Document>("web", [service.into(), listed.into()])
     }
 
     /// Who answers the client pod at `to`.
@@ -90,7 +130,10 @@ fn plain() -> ServiceManifest {
 
 fn load_balancer(lab: &Lab) -> Result<()> {
     let two = Two::new(lab)?;
-    let service = external().cluster_ip("fd00:96::a").ingress("2001:db8:7::7").external_ip("2001:db8:7::8");
+    let service = external()
+        .cluster_ip("fd00:96::a")
+        .ingress("2001:db8:7::7")
+        .external_ip("2001:db8:7::8");
     two.publish(service, [two.local()])?;
     let _agent = two.node.agent(&[])?;
     for to in [LB, EXTERNAL, "[2001:db8:7::7]:80", "[2001:db8:7::8]:80"] {
@@ -108,7 +151,10 @@ fn proxy_mode(lab: &Lab) -> Result<()> {
     let two = Two::new(lab)?;
     let balancer = two.node.pod("balancer")?;
     balancer.netns.ip("addr add 198.51.100.9/32 dev lo\n")?;
-    two.node.host.netns.ip(&format!("route add 198.51.100.9/32 via {} dev pod2 onlink\n", balancer.addresses[0]))?;
+    two.node.host.netns.ip(&format!(
+        "route add 198.51.100.9/32 via {} dev pod2 onlink\n",
+        balancer.addresses[0]
+    ))?;
     let options = xtask::lab::ServeOptions::new(&["198.51.100.9:80".parse()?]);
     let _serve = balancer.serve_with(&options)?;
     two.publish(external().ingress_proxy("198.51.100.9"), [two.local()])?;
@@ -122,7 +168,10 @@ fn status_later(lab: &Lab) -> Result<()> {
     let two = Two::new(lab)?;
     let balancer = two.node.pod("balancer")?;
     balancer.netns.ip("addr add 198.51.100.7/32 dev lo\n")?;
-    two.node.host.netns.ip(&format!("route add 198.51.100.7/32 via {} dev pod2 onlink\n", balancer.addresses[0]))?;
+    two.node.host.netns.ip(&format!(
+        "route add 198.51.100.7/32 via {} dev pod2 onlink\n",
+        balancer.addresses[0]
+    ))?;
     let _serve = balancer.serve_with(&xtask::lab::ServeOptions::new(&[LB.parse()?]))?;
     two.publish(plain(), [two.local()])?;
     let _agent = two.node.agent(&[])?;
@@ -142,7 +191,11 @@ fn short_circuit(lab: &Lab) -> Result<()> {
     let node_port = two.node.host.v4(30080).to_string();
     for to in [LB, EXTERNAL, &node_port] {
         for place in [&*two.client, &two.node.host] {
-            ensure!(who(place, &Dial::tcp(to.parse()?), MANY)? == ["local", "remote"], "{} {to}", place.name);
+            ensure!(
+                who(place, &Dial::tcp(to.parse()?), MANY)? == ["local", "remote"],
+                "{} {to}",
+                place.name
+            );
         }
     }
     two.publish(external().external_local(), [two.remote()])?;
@@ -179,7 +232,10 @@ fn internal_local(lab: &Lab) -> Result<()> {
     two.publish(plain().internal_local(), [two.local(), two.remote()])?;
     let _agent = two.node.agent(&[])?;
     ensure!(two.see(CLUSTER_IP)? == ["local"]);
-    ensure!(who(&two.node.host, &Dial::tcp(CLUSTER_IP.parse()?), MANY)? == ["local"], "rule 37");
+    ensure!(
+        who(&two.node.host, &Dial::tcp(CLUSTER_IP.parse()?), MANY)? == ["local"],
+        "rule 37"
+    );
     Ok(())
 }
 
@@ -188,7 +244,11 @@ fn internal_is_not_external(lab: &Lab) -> Result<()> {
     two.publish(external().internal_local(), [two.remote()])?;
     let _agent = two.node.agent(&[])?;
     ensure!(two.see(LB)? == ["remote"], "rule 35");
-    expect_refusal(&two.client, &Dial::tcp(CLUSTER_IP.parse()?), Errno::EHOSTUNREACH)
+    expect_refusal(
+        &two.client,
+        &Dial::tcp(CLUSTER_IP.parse()?),
+        Errno::EHOSTUNREACH,
+    )
 }
 
 /// Rule 28.
@@ -197,7 +257,10 @@ fn draining(lab: &Lab) -> Result<()> {
     two.publish(plain(), [two.local().terminating(true), two.remote()])?;
     let _agent = two.node.agent(&[])?;
     ensure!(two.see(CLUSTER_IP)? == ["remote"]);
-    two.publish(plain(), [two.local().terminating(true), two.remote().not_ready()])?;
+    two.publish(
+        plain(),
+        [two.local().terminating(true), two.remote().not_ready()],
+    )?;
     soon_who(&two.client, &Dial::tcp(CLUSTER_IP.parse()?), 5, &["local"])
 }
 
@@ -215,7 +278,10 @@ fn draining_local(lab: &Lab) -> Result<()> {
 /// Rule 30.
 fn never_used(lab: &Lab) -> Result<()> {
     let two = Two::new(lab)?;
-    two.publish(plain(), [two.local().terminating(false), two.remote().not_ready()])?;
+    two.publish(
+        plain(),
+        [two.local().terminating(false), two.remote().not_ready()],
+    )?;
     let _agent = two.node.agent(&[])?;
     ensure!(errno(&two.client, &Dial::tcp(CLUSTER_IP.parse()?))? == Errno::ECONNREFUSED);
     Ok(())
@@ -223,7 +289,13 @@ fn never_used(lab: &Lab) -> Result<()> {
 
 fn zone_hints(lab: &Lab) -> Result<()> {
     let two = Two::new(lab)?;
-    two.publish(plain(), [two.local().for_zone("zone-2"), two.remote().for_zone("zone-1")])?;
+    two.publish(
+        plain(),
+        [
+            two.local().for_zone("zone-2"),
+            two.remote().for_zone("zone-1"),
+        ],
+    )?;
     let _agent = two.node.agent(&[])?;
     ensure!(two.see(CLUSTER_IP)? == ["remote"], "rule 25c");
     Ok(())
@@ -250,7 +322,13 @@ fn partial_hints(lab: &Lab) -> Result<()> {
 fn no_zone(lab: &Lab) -> Result<()> {
     let two = Two::new(lab)?;
     two.node.publish("node", [two.node.manifest().zone("")])?;
-    two.publish(plain(), [two.local().for_zone("zone-2"), two.remote().for_zone("zone-1")])?;
+    two.publish(
+        plain(),
+        [
+            two.local().for_zone("zone-2"),
+            two.remote().for_zone("zone-1"),
+        ],
+    )?;
     let _agent = two.node.agent(&[])?;
     ensure!(two.see(CLUSTER_IP)? == ["local", "remote"], "rule 26");
     Ok(())
@@ -258,11 +336,23 @@ fn no_zone(lab: &Lab) -> Result<()> {
 
 fn label_change(lab: &Lab) -> Result<()> {
     let two = Two::new(lab)?;
-    two.publish(plain(), [two.local().for_zone("zone-2"), two.remote().for_zone("zone-1")])?;
+    two.publish(
+        plain(),
+        [
+            two.local().for_zone("zone-2"),
+            two.remote().for_zone("zone-1"),
+        ],
+    )?;
     let _agent = two.node.agent(&[])?;
     ensure!(two.see(CLUSTER_IP)? == ["remote"]);
-    two.node.publish("node", [two.node.manifest().zone("zone-2")])?;
-    soon_who(&two.client, &Dial::tcp(CLUSTER_IP.parse()?), MANY, &["local"])
+    two.node
+        .publish("node", [two.node.manifest().zone("zone-2")])?;
+    soon_who(
+        &two.client,
+        &Dial::tcp(CLUSTER_IP.parse()?),
+        MANY,
+        &["local"],
+    )
 }
 
 /// Two backends, one client at a time: the answers alternate.
@@ -272,7 +362,10 @@ fn round_robin(lab: &Lab) -> Result<()> {
     two.publish(service, [two.local(), two.remote()])?;
     let _agent = two.node.agent(&[])?;
     let asked = two.client.ask_many(&Dial::tcp(CLUSTER_IP.parse()?), 20)?;
-    let names: Vec<String> = asked.into_iter().map(|asked| Ok(asked?.by)).collect::<Result<_>>()?;
+    let names: Vec<String> = asked
+        .into_iter()
+        .map(|asked| Ok(asked?.by))
+        .collect::<Result<_>>()?;
     ensure!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
     Ok(())
 }

@@ -9,7 +9,9 @@ use xtask::lab::manifest::{Document, endpoint, service_cidr, slices, svc};
 use xtask::lab::traffic::Dial;
 use xtask::lab::{Agent, Lab, Node, Place, Pod, SERVICE_CIDRS};
 
-use crate::harness::{Scene, Server, case, counted, errno, expect_refusal, servers, soon_refused, soon_who, who};
+use crate::harness::{
+    Scene, Server, case, counted, errno, expect_refusal, servers, soon_refused, soon_who, who,
+};
 
 /// Three Services: one without endpoints, one with endpoints on the other node alone and policy Local, one that serves.
 struct Refusing {
@@ -39,10 +41,14 @@ fn build(lab: &Lab) -> Result<Refusing> {
     let client = node.pod("client")?;
     let remote = servers(&other, ["remote"], 8080)?;
     let remote_slices = |name: &str| {
-        let slices = slices(name).port("tcp", "TCP", 8080).port("udp", "UDP", 8080);
+        let slices = slices(name)
+            .port("tcp", "TCP", 8080)
+            .port("udp", "UDP", 8080);
         Document::from(slices.endpoint(&remote[0].pod))
     };
-    let gone = slices("ns/unready").port("tcp", "TCP", 8080).port("udp", "UDP", 8080);
+    let gone = slices("ns/unready")
+        .port("tcp", "TCP", 8080)
+        .port("udp", "UDP", 8080);
     node.publish::<Document>(
         "services",
         [
@@ -52,27 +58,66 @@ fn build(lab: &Lab) -> Result<Refusing> {
             service("ns/serving", 3).into(),
             remote_slices("ns/serving"),
             service("ns/unready", 4).into(),
-            gone.endpoint(endpoint(&remote[0].pod, "node-b").not_ready()).into(),
+            gone.endpoint(endpoint(&remote[0].pod, "node-b").not_ready())
+                .into(),
             service_cidr("services", &SERVICE_CIDRS),
         ],
     )?;
     let agent = node.agent(&[])?;
-    Ok(Refusing { agent, node, client, _remote: remote, _other: other })
+    Ok(Refusing {
+        agent,
+        node,
+        client,
+        _remote: remote,
+        _other: other,
+    })
 }
 
 pub fn trials() -> Vec<Trial> {
     let scene = Scene::new("refusals", build);
     let rows = [
-        ("no_endpoints_refuse_at_once", "no_endpoints", 1, 80, Errno::ECONNREFUSED),
-        ("unready_endpoints_refuse_at_once", "no_endpoints", 4, 80, Errno::ECONNREFUSED),
-        ("an_unknown_port_of_a_cluster_ip_refuses_at_once", "unknown_port", 3, 81, Errno::ECONNREFUSED),
-        ("internal_local_without_local_endpoint_is_unreachable_at_once", "no_local_endpoints", 2, 80, Errno::EHOSTUNREACH),
-        ("an_unallocated_service_address_is_unreachable_at_once", "unallocated_address", 99, 80, Errno::EHOSTUNREACH),
+        (
+            "no_endpoints_refuse_at_once",
+            "no_endpoints",
+            1,
+            80,
+            Errno::ECONNREFUSED,
+        ),
+        (
+            "unready_endpoints_refuse_at_once",
+            "no_endpoints",
+            4,
+            80,
+            Errno::ECONNREFUSED,
+        ),
+        (
+            "an_unknown_port_of_a_cluster_ip_refuses_at_once",
+            "unknown_port",
+            3,
+            81,
+            Errno::ECONNREFUSED,
+        ),
+        (
+            "internal_local_without_local_endpoint_is_unreachable_at_once",
+            "no_local_endpoints",
+            2,
+            80,
+            Errno::EHOSTUNREACH,
+        ),
+        (
+            "an_unallocated_service_address_is_unreachable_at_once",
+            "unallocated_address",
+            99,
+            80,
+            Errno::EHOSTUNREACH,
+        ),
     ];
     let mut trials: Vec<Trial> = rows
         .into_iter()
         .map(|(name, reason, number, port, errno)| {
-            scene.case(name, move |scene| refused_everywhere(scene, reason, vips(number, port), errno))
+            scene.case(name, move |scene| {
+                refused_everywhere(scene, reason, vips(number, port), errno)
+            })
         })
         .collect();
     trials.extend([
@@ -82,15 +127,31 @@ pub fn trials() -> Vec<Trial> {
             }
             Ok(())
         }),
-        scene.case("a_failed_datagram_leaves_the_socket_usable", usable_after_refusal),
-        case("refusals_come_and_go_with_the_endpoints", "refusals", come_and_go),
-        case("without_a_service_cidr_unknown_addresses_are_left_alone", "refusals", no_cidr),
+        scene.case(
+            "a_failed_datagram_leaves_the_socket_usable",
+            usable_after_refusal,
+        ),
+        case(
+            "refusals_come_and_go_with_the_endpoints",
+            "refusals",
+            come_and_go,
+        ),
+        case(
+            "without_a_service_cidr_unknown_addresses_are_left_alone",
+            "refusals",
+            no_cidr,
+        ),
     ]);
     trials
 }
 
 /// Refused from pod and host, by connect, by send and by sendto, in both families, and counted by its reason.
-fn refused_everywhere(scene: &Refusing, reason: &str, vips: [SocketAddr; 2], expected: Errno) -> Result<()> {
+fn refused_everywhere(
+    scene: &Refusing,
+    reason: &str,
+    vips: [SocketAddr; 2],
+    expected: Errno,
+) -> Result<()> {
     let before = counted(&scene.agent, reason)?;
     let mut refusals = 0.0;
     for place in [&*scene.client, &scene.node.host] {
@@ -102,12 +163,20 @@ fn refused_everywhere(scene: &Refusing, reason: &str, vips: [SocketAddr; 2], exp
         }
     }
     let counted = counted(&scene.agent, reason)? - before;
-    ensure!(counted >= refusals, "{refusals} refusals, but {reason} rose by {counted}");
+    ensure!(
+        counted >= refusals,
+        "{refusals} refusals, but {reason} rose by {counted}"
+    );
     Ok(())
 }
 
 fn dials(vip: SocketAddr) -> Vec<Dial> {
-    let mut dials = vec![Dial::tcp(vip), Dial::udp(vip), Dial::udp(vip).unconnected(), Dial::tcp(vip).fast_open()];
+    let mut dials = vec![
+        Dial::tcp(vip),
+        Dial::udp(vip),
+        Dial::udp(vip).unconnected(),
+        Dial::tcp(vip).fast_open(),
+    ];
     if vip.is_ipv4() {
         let mapped: Vec<Dial> = dials.iter().map(|dial| dial.clone().mapped()).collect();
         dials.extend(mapped);
@@ -152,10 +221,19 @@ fn come_and_go(lab: &Lab) -> Result<()> {
 fn no_cidr(lab: &Lab) -> Result<()> {
     let node = lab.node("node-a")?;
     let (client, stranger) = (node.pod("client")?, node.pod("stranger")?);
-    node.publish("web", [svc("ns/web").cluster_ip("10.96.1.1").tcp(80), svc("ns/web2").cluster_ip("10.96.1.9").tcp(80)])?;
+    node.publish(
+        "web",
+        [
+            svc("ns/web").cluster_ip("10.96.1.1").tcp(80),
+            svc("ns/web2").cluster_ip("10.96.1.9").tcp(80),
+        ],
+    )?;
     let _agent = node.agent(&[])?;
     stranger.netns.ip("addr add 10.96.1.5/32 dev lo\n")?;
-    node.host.netns.ip(&format!("route add 10.96.1.5/32 via {} dev pod1 onlink\n", stranger.addresses[0]))?;
+    node.host.netns.ip(&format!(
+        "route add 10.96.1.5/32 via {} dev pod1 onlink\n",
+        stranger.addresses[0]
+    ))?;
     let options = xtask::lab::ServeOptions::new(&["10.96.1.5:80".parse()?]);
     let _serve = stranger.serve_with(&options)?;
     let by = who(place(&client), &Dial::tcp("10.96.1.5:80".parse()?), 1)?;

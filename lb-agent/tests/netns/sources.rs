@@ -9,7 +9,9 @@ use xtask::lab::manifest::{Document, ServiceManifest, slices, svc};
 use xtask::lab::traffic::Dial;
 use xtask::lab::{Agent, Lab, Node, Pod};
 
-use crate::harness::{Server, case, counted, eventually, expect_refusal, servers, soon_who, who, SOON};
+use crate::harness::{
+    SOON, Server, case, counted, eventually, expect_refusal, servers, soon_who, who,
+};
 
 const LB4: &str = "198.51.100.7:80";
 const LB6: &str = "[2001:db8:7::7]:80";
@@ -18,11 +20,23 @@ pub fn trials() -> Vec<Trial> {
     let case = |name, test: fn(&Lab) -> Result<()>| case("sources", name, test);
     vec![
         case("pods_and_host_inside_the_source_ranges_are_served", inside),
-        case("pods_and_host_outside_the_source_ranges_are_unreachable", outside),
+        case(
+            "pods_and_host_outside_the_source_ranges_are_unreachable",
+            outside,
+        ),
         case("ranges_that_hold_some_pods_tell_them_apart", mixed),
-        case("ranges_of_the_other_family_leave_a_family_unfiltered", other_family),
-        case("source_ranges_bind_neither_cluster_ip_nor_node_port_nor_external_ip", only_load_balancers),
-        case("source_ranges_come_before_the_verdict_on_endpoints", before_endpoints),
+        case(
+            "ranges_of_the_other_family_leave_a_family_unfiltered",
+            other_family,
+        ),
+        case(
+            "source_ranges_bind_neither_cluster_ip_nor_node_port_nor_external_ip",
+            only_load_balancers,
+        ),
+        case(
+            "source_ranges_come_before_the_verdict_on_endpoints",
+            before_endpoints,
+        ),
         case("a_change_of_the_source_ranges_takes_effect", live_change),
     ]
 }
@@ -52,7 +66,12 @@ fn scene(lab: &Lab, service: ServiceManifest) -> Result<Filtered> {
     let listed = slices("ns/web").tcp(8080).endpoint(&web[0].pod);
     node.publish::<Document>("web", [service.into(), listed.into()])?;
     let agent = node.agent(&[])?;
-    Ok(Filtered { node, agent, pods, _web: web })
+    Ok(Filtered {
+        node,
+        agent,
+        pods,
+        _web: web,
+    })
 }
 
 fn vips() -> [SocketAddr; 2] {
@@ -60,8 +79,15 @@ fn vips() -> [SocketAddr; 2] {
 }
 
 fn inside(lab: &Lab) -> Result<()> {
-    let ranges = lb().source_range("10.244.0.0/16").source_range("172.18.0.0/24");
-    let scene = scene(lab, ranges.source_range("fd00:244::/32").source_range("fd00:18::/64"))?;
+    let ranges = lb()
+        .source_range("10.244.0.0/16")
+        .source_range("172.18.0.0/24");
+    let scene = scene(
+        lab,
+        ranges
+            .source_range("fd00:244::/32")
+            .source_range("fd00:18::/64"),
+    )?;
     for vip in vips() {
         ensure!(who(&scene.pods[0], &Dial::tcp(vip), 3)? == ["web"]);
         ensure!(who(&scene.node.host, &Dial::tcp(vip), 3)? == ["web"]);
@@ -70,7 +96,11 @@ fn inside(lab: &Lab) -> Result<()> {
 }
 
 fn outside(lab: &Lab) -> Result<()> {
-    let scene = scene(lab, lb().source_range("203.0.113.0/24").source_range("2001:db8:ff::/48"))?;
+    let scene = scene(
+        lab,
+        lb().source_range("203.0.113.0/24")
+            .source_range("2001:db8:ff::/48"),
+    )?;
     for vip in vips() {
         for place in [&*scene.pods[0], &scene.node.host] {
             expect_refusal(place, &Dial::tcp(vip), Errno::EHOSTUNREACH)?;
@@ -82,7 +112,11 @@ fn outside(lab: &Lab) -> Result<()> {
 
 /// The address of an unbound socket is found in its network namespace, which the first dial may have to introduce.
 fn mixed(lab: &Lab) -> Result<()> {
-    let scene = scene(lab, lb().source_range(" 10.244.1.2/32").source_range("fd00:244:1::2/128 "))?;
+    let scene = scene(
+        lab,
+        lb().source_range(" 10.244.1.2/32")
+            .source_range("fd00:244:1::2/128 "),
+    )?;
     let [in_range, out_of_range] = &scene.pods;
     for vip in vips() {
         soon_who(in_range, &Dial::tcp(vip), 5, &["web"])?;
@@ -102,14 +136,21 @@ fn mixed(lab: &Lab) -> Result<()> {
 fn other_family(lab: &Lab) -> Result<()> {
     let scene = scene(lab, lb().source_range("2001:db8:ff::/48"))?;
     let [v4, v6] = vips();
-    ensure!(who(&scene.pods[0], &Dial::tcp(v4), 3)? == ["web"], "rule 65");
+    ensure!(
+        who(&scene.pods[0], &Dial::tcp(v4), 3)? == ["web"],
+        "rule 65"
+    );
     expect_refusal(&scene.pods[0], &Dial::tcp(v6), Errno::EHOSTUNREACH)
 }
 
 fn only_load_balancers(lab: &Lab) -> Result<()> {
     let scene = scene(lab, lb().source_range("203.0.113.0/24"))?;
     let node_port = scene.node.host.v4(30080);
-    for to in ["10.96.0.10:80".parse()?, node_port, "198.51.100.8:80".parse()?] {
+    for to in [
+        "10.96.0.10:80".parse()?,
+        node_port,
+        "198.51.100.8:80".parse()?,
+    ] {
         ensure!(who(&scene.pods[0], &Dial::tcp(to), 3)? == ["web"], "{to}");
     }
     expect_refusal(&scene.pods[0], &Dial::tcp(vips()[0]), Errno::EHOSTUNREACH)
@@ -122,7 +163,11 @@ fn before_endpoints(lab: &Lab) -> Result<()> {
     node.publish("web", [service])?;
     let _agent = node.agent(&[])?;
     expect_refusal(&pod, &Dial::tcp(vips()[0]), Errno::EHOSTUNREACH)?;
-    expect_refusal(&pod, &Dial::tcp("10.96.0.10:80".parse()?), Errno::ECONNREFUSED)
+    expect_refusal(
+        &pod,
+        &Dial::tcp("10.96.0.10:80".parse()?),
+        Errno::ECONNREFUSED,
+    )
 }
 
 fn live_change(lab: &Lab) -> Result<()> {
@@ -131,10 +176,14 @@ fn live_change(lab: &Lab) -> Result<()> {
     expect_refusal(&scene.pods[0], &dial, Errno::EHOSTUNREACH)?;
     let listed = || Document::from(slices("ns/web").tcp(8080).endpoint(&scene._web[0].pod));
     let publish = |range: &str| {
-        scene.node.publish::<Document>("web", [lb().source_range(range).into(), listed()])
+        scene
+            .node
+            .publish::<Document>("web", [lb().source_range(range).into(), listed()])
     };
     publish("10.244.0.0/16")?;
     soon_who(&scene.pods[0], &dial, 3, &["web"])?;
     publish("203.0.113.0/24")?;
-    eventually(SOON, || expect_refusal(&scene.pods[0], &dial, Errno::EHOSTUNREACH))
+    eventually(SOON, || {
+        expect_refusal(&scene.pods[0], &dial, Errno::EHOSTUNREACH)
+    })
 }
