@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use xtask::lab::manifest::{slices, svc};
-use xtask::lab::traffic::Dial;
+use xtask::lab::traffic::{Dial, exchange};
 use xtask::lab::{Agent, Lab, Node, Pod, Serve, ServeOptions};
 
 use crate::harness::Scene;
@@ -82,6 +82,8 @@ pub fn trials() -> Vec<Trial> {
     }
     trials.extend([
         scene.case("a_socket_bound_to_the_pods_address_keeps_it", bound),
+        scene.case("one_process_uses_every_family_at_once", one_process),
+        scene.case("udp_lite_reaches_a_cluster_ip_by_sendto", udp_lite),
         scene.case("multipath_tcp_reaches_a_cluster_ip", mptcp),
         scene.case(
             "a_destination_that_is_no_service_stays_as_it_is",
@@ -128,6 +130,46 @@ fn bound(scene: &Dials) -> Result<()> {
                 "{dial:?}: {answer:?}"
             );
         }
+    }
+    Ok(())
+}
+
+fn one_process(scene: &Dials) -> Result<()> {
+    let (vip4, vip6): (SocketAddr, SocketAddr) = (VIP4.parse()?, VIP6.parse()?);
+    scene.client.exec(|| {
+        let dials = [(vip4, false), (vip6, false), (vip4, true)].map(|(vip, is_mapped)| {
+            let dial = Dial::udp(vip).unconnected();
+            (vip, is_mapped, if is_mapped { dial.mapped() } else { dial })
+        });
+        let mut sockets = Vec::new();
+        for (vip, is_mapped, dial) in &dials {
+            let to = if *is_mapped { mapped(*vip) } else { *vip };
+            sockets.push((dial.open()?, *vip, to));
+        }
+        for _ in 0..3 {
+            for (socket, vip, to) in &sockets {
+                let answer = exchange(socket, *to)?;
+                ensure!(answer.peer == *vip, "{answer:?}");
+            }
+        }
+        Ok(())
+    })
+}
+
+/// An IPv4 destination as an IPv6 socket writes it.
+fn mapped(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
+        SocketAddr::V6(_) => address,
+    }
+}
+
+/// UDP-Lite has no connect hook in the kernel: it is translated datagram by datagram.
+fn udp_lite(scene: &Dials) -> Result<()> {
+    for vip in [VIP4, VIP6] {
+        let vip: SocketAddr = vip.parse()?;
+        let answer = scene.client.ask(&Dial::udp_lite(vip).unconnected())??;
+        ensure!(answer.by == "server" && answer.peer == vip, "{answer:?}");
     }
     Ok(())
 }

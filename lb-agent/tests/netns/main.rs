@@ -5,19 +5,24 @@
 
 mod affinity;
 mod changes;
+mod coexist;
 mod commands;
 mod datagrams;
 mod families;
 mod full;
 mod harness;
 mod lifecycle;
+mod load;
 mod localhost;
 mod manifests;
 mod nodeport;
 mod objects;
+mod observe;
 mod policies;
 mod refusals;
+mod sessions;
 mod sources;
+mod topology;
 
 use libtest_mimic::Arguments;
 
@@ -29,18 +34,22 @@ fn main() {
     let trials = [
         families::trials(),
         datagrams::trials(),
+        sessions::trials(),
         refusals::trials(),
         sources::trials(),
         nodeport::trials(),
         localhost::trials(),
         policies::trials(),
+        topology::trials(),
         affinity::trials(),
         objects::trials(),
         changes::trials(),
         lifecycle::trials(),
+        coexist::trials(),
         manifests::trials(),
         full::trials(),
         commands::trials(),
+        observe::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }

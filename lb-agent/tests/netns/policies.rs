@@ -9,12 +9,12 @@ use xtask::lab::manifest::{Document, EndpointManifest, ServiceManifest, endpoint
 use xtask::lab::traffic::Dial;
 use xtask::lab::{CLUSTER_CIDR, Lab, Node, Pod};
 
-use crate::harness::{Server, case, errno, expect_refusal, servers, soon_who, who};
+use crate::harness::{Server, case, expect_refusal, servers, soon_who, who};
 
 /// Dials enough to see both of two backends: one of them stays unseen once in 2^39.
-const MANY: usize = 40;
-const CLUSTER_IP: &str = "10.96.0.10:80";
-const LB: &str = "198.51.100.7:80";
+pub const MANY: usize = 40;
+pub const CLUSTER_IP: &str = "10.96.0.10:80";
+pub const LB: &str = "198.51.100.7:80";
 const EXTERNAL: &str = "198.51.100.8:80";
 
 pub fn trials() -> Vec<Trial> {
@@ -43,40 +43,20 @@ pub fn trials() -> Vec<Trial> {
             "internal_local_never_affects_external_addresses",
             internal_is_not_external,
         ),
-        case(
-            "draining_endpoints_serve_only_where_nobody_is_ready",
-            draining,
-        ),
-        case(
-            "internal_local_falls_back_to_a_local_draining_endpoint",
-            draining_local,
-        ),
-        case(
-            "an_endpoint_that_neither_serves_nor_is_ready_is_never_used",
-            never_used,
-        ),
-        case("zone_hints_keep_traffic_in_the_zone", zone_hints),
-        case("node_hints_come_before_zone_hints", node_hints),
-        case(
-            "hints_that_are_not_on_every_endpoint_are_ignored",
-            partial_hints,
-        ),
-        case("a_node_without_a_zone_ignores_zone_hints", no_zone),
-        case("a_changed_node_label_changes_the_choice", label_change),
         case("round_robin_takes_turns", round_robin),
     ]
 }
 
 /// A node with a client, a backend there and one on another node.
-struct Two {
-    node: Node,
-    client: Pod,
+pub struct Two {
+    pub node: Node,
+    pub client: Pod,
     local: [Server; 1],
     remote: [Server; 1],
 }
 
 impl Two {
-    fn new(lab: &Lab) -> Result<Self> {
+    pub fn new(lab: &Lab) -> Result<Self> {
         let (node, other) = (lab.node("node-a")?, lab.node("node-b")?);
         let client = node.pod("client")?;
         let (local, remote) = (
@@ -91,15 +71,15 @@ impl Two {
         })
     }
 
-    fn local(&self) -> EndpointManifest {
+    pub fn local(&self) -> EndpointManifest {
         endpoint(&self.local[0].pod, "node-a")
     }
 
-    fn remote(&self) -> EndpointManifest {
+    pub fn remote(&self) -> EndpointManifest {
         endpoint(&self.remote[0].pod, "node-b")
     }
 
-    fn publish<const N: usize>(
+    pub fn publish<const N: usize>(
         &self,
         service: ServiceManifest,
         endpoints: [EndpointManifest; N],
@@ -110,12 +90,12 @@ impl Two {
     }
 
     /// Who answers the client pod at `to`.
-    fn see(&self, to: &str) -> Result<Vec<String>> {
+    pub fn see(&self, to: &str) -> Result<Vec<String>> {
         who(&self.client, &Dial::tcp(to.parse()?), MANY)
     }
 }
 
-fn external() -> ServiceManifest {
+pub fn external() -> ServiceManifest {
     svc("ns/web")
         .cluster_ip("10.96.0.10")
         .tcp(80)
@@ -124,7 +104,7 @@ fn external() -> ServiceManifest {
         .external_ip("198.51.100.8")
 }
 
-fn plain() -> ServiceManifest {
+pub fn plain() -> ServiceManifest {
     svc("ns/web").cluster_ip("10.96.0.10").tcp(80)
 }
 
@@ -248,110 +228,6 @@ fn internal_is_not_external(lab: &Lab) -> Result<()> {
         &two.client,
         &Dial::tcp(CLUSTER_IP.parse()?),
         Errno::EHOSTUNREACH,
-    )
-}
-
-/// Rule 28.
-fn draining(lab: &Lab) -> Result<()> {
-    let two = Two::new(lab)?;
-    two.publish(plain(), [two.local().terminating(true), two.remote()])?;
-    let _agent = two.node.agent(&[])?;
-    ensure!(two.see(CLUSTER_IP)? == ["remote"]);
-    two.publish(
-        plain(),
-        [two.local().terminating(true), two.remote().not_ready()],
-    )?;
-    soon_who(&two.client, &Dial::tcp(CLUSTER_IP.parse()?), 5, &["local"])
-}
-
-/// Rules 29 and 31: each list falls back for itself.
-fn draining_local(lab: &Lab) -> Result<()> {
-    let two = Two::new(lab)?;
-    let service = external().internal_local();
-    two.publish(service, [two.local().terminating(true), two.remote()])?;
-    let _agent = two.node.agent(&[])?;
-    ensure!(two.see(CLUSTER_IP)? == ["local"]);
-    ensure!(two.see(LB)? == ["remote"]);
-    Ok(())
-}
-
-/// Rule 30.
-fn never_used(lab: &Lab) -> Result<()> {
-    let two = Two::new(lab)?;
-    two.publish(
-        plain(),
-        [two.local().terminating(false), two.remote().not_ready()],
-    )?;
-    let _agent = two.node.agent(&[])?;
-    ensure!(errno(&two.client, &Dial::tcp(CLUSTER_IP.parse()?))? == Errno::ECONNREFUSED);
-    Ok(())
-}
-
-fn zone_hints(lab: &Lab) -> Result<()> {
-    let two = Two::new(lab)?;
-    two.publish(
-        plain(),
-        [
-            two.local().for_zone("zone-2"),
-            two.remote().for_zone("zone-1"),
-        ],
-    )?;
-    let _agent = two.node.agent(&[])?;
-    ensure!(two.see(CLUSTER_IP)? == ["remote"], "rule 25c");
-    Ok(())
-}
-
-fn node_hints(lab: &Lab) -> Result<()> {
-    let two = Two::new(lab)?;
-    let local = two.local().for_zone("zone-1").for_node("node-b");
-    let remote = two.remote().for_zone("zone-1").for_node("node-a");
-    two.publish(plain(), [local, remote])?;
-    let _agent = two.node.agent(&[])?;
-    ensure!(two.see(CLUSTER_IP)? == ["remote"], "rule 25b");
-    Ok(())
-}
-
-fn partial_hints(lab: &Lab) -> Result<()> {
-    let two = Two::new(lab)?;
-    two.publish(plain(), [two.local(), two.remote().for_zone("zone-1")])?;
-    let _agent = two.node.agent(&[])?;
-    ensure!(two.see(CLUSTER_IP)? == ["local", "remote"]);
-    Ok(())
-}
-
-fn no_zone(lab: &Lab) -> Result<()> {
-    let two = Two::new(lab)?;
-    two.node.publish("node", [two.node.manifest().zone("")])?;
-    two.publish(
-        plain(),
-        [
-            two.local().for_zone("zone-2"),
-            two.remote().for_zone("zone-1"),
-        ],
-    )?;
-    let _agent = two.node.agent(&[])?;
-    ensure!(two.see(CLUSTER_IP)? == ["local", "remote"], "rule 26");
-    Ok(())
-}
-
-fn label_change(lab: &Lab) -> Result<()> {
-    let two = Two::new(lab)?;
-    two.publish(
-        plain(),
-        [
-            two.local().for_zone("zone-2"),
-            two.remote().for_zone("zone-1"),
-        ],
-    )?;
-    let _agent = two.node.agent(&[])?;
-    ensure!(two.see(CLUSTER_IP)? == ["remote"]);
-    two.node
-        .publish("node", [two.node.manifest().zone("zone-2")])?;
-    soon_who(
-        &two.client,
-        &Dial::tcp(CLUSTER_IP.parse()?),
-        MANY,
-        &["local"],
     )
 }
 
