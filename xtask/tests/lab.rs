@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::errno::Errno;
 use xtask::lab::traffic::Dial;
-use xtask::lab::{ELSEWHERE, Lab, ServeOptions, missing, mounts_below};
+use xtask::lab::{ELSEWHERE, Lab, ServeOptions, missing, mounts_below, remove_stale};
 
 fn main() {
     let arguments = Arguments::from_args();
@@ -41,6 +41,7 @@ fn main() {
             closures_are_in_place,
         ),
         trial("a_dropped_laboratory_leaves_nothing", nothing_is_left),
+        trial("what_a_killed_run_left_behind_is_removed", stale_is_removed),
     ];
     libtest_mimic::run(&arguments, trials).exit();
 }
@@ -221,5 +222,22 @@ fn nothing_is_left() -> Result<()> {
     drop(lab);
     assert!(!dir.exists() && !cgroup.exists());
     assert_eq!(mounts_below(&dir)?, Vec::<std::path::PathBuf>::new());
+    Ok(())
+}
+
+/// The inner laboratory belongs to a process that ends without dropping it, while its pod's first process lives on.
+fn stale_is_removed() -> Result<()> {
+    let lab = Lab::new()?;
+    let pod = lab.node("node-a")?.pod("pod")?;
+    let (dir, cgroup): (std::path::PathBuf, std::path::PathBuf) = pod.exec(|| {
+        let inner = Lab::new()?;
+        let node = inner.node("inner")?;
+        let left = (inner.dir().to_owned(), node.cgroup.clone());
+        std::mem::forget((node.pod("pod")?, inner));
+        Ok(left)
+    })?;
+    assert!(dir.exists() && cgroup.exists());
+    remove_stale();
+    assert!(!dir.exists() && !cgroup.exists());
     Ok(())
 }

@@ -32,7 +32,7 @@ impl Ground {
         static COUNT: AtomicU32 = AtomicU32::new(0);
 
         let root = cgroup2_root()?;
-        REAP.call_once(|| reap(&root, |owner| !is_alive(owner)));
+        REAP.call_once(remove_stale);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{number}", std::process::id());
         let ground = Self {
@@ -50,6 +50,13 @@ impl Ground {
 impl Drop for Ground {
     fn drop(&mut self) {
         clear(&self.cgroup, &self.dir);
+    }
+}
+
+/// Removes the laboratories of processes that are gone. The first laboratory of a process does so by itself.
+pub fn remove_stale() {
+    if let Ok(root) = cgroup2_root() {
+        reap(&root, |owner| !is_alive(owner));
     }
 }
 

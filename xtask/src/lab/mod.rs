@@ -16,6 +16,7 @@
 
 mod agent;
 mod cli;
+mod dial;
 mod ground;
 pub mod manifest;
 mod netns;
@@ -24,6 +25,7 @@ mod place;
 mod serve;
 mod task;
 pub mod traffic;
+mod wire;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -36,7 +38,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 pub use agent::Agent;
-pub use ground::{cgroup2_root, missing, mounts_below, remove_all};
+pub use ground::{cgroup2_root, missing, mounts_below, remove_all, remove_stale};
 pub use netns::Netns;
 pub use node::{Node, Pod};
 pub use place::Place;

@@ -6,7 +6,6 @@
 
 use std::any::Any;
 use std::fs;
-use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::panic::{self, AssertUnwindSafe};
@@ -17,29 +16,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use super::Place;
-
-/// The longest message between parent and child, in bytes.
-const MESSAGE_MAX: usize = 64 * 1024;
+use super::wire::{Message, is_readable, pidfd, post, take};
 
 /// True in a forked child: its panics travel by wire and not to the terminal.
 static IN_CHILD: AtomicBool = AtomicBool::new(false);
-
-#[derive(Debug, Serialize, Deserialize)]
-enum Message {
-    Said(serde_json::Value),
-    Done(serde_json::Value),
-    Failed(String),
-}
 
 /// A process in a place that computes a `T`. Dropping it kills the process.
 #[derive(Debug)]
@@ -276,54 +265,4 @@ fn quiet_panics_of_children() {
             }
         }));
     });
-}
-
-fn pidfd(pid: Pid) -> io::Result<OwnedFd> {
-    use std::os::fd::FromRawFd;
-    // SAFETY: plain system call without pointers.
-    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
-    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-fn post(wire: &OwnedFd, message: &Message) -> io::Result<()> {
-    let bytes = serde_json::to_vec(message)?;
-    if bytes.len() > MESSAGE_MAX {
-        return Err(io::Error::other(format!(
-            "message of {} bytes is over {MESSAGE_MAX}",
-            bytes.len()
-        )));
-    }
-    send(wire.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL)?;
-    Ok(())
-}
-
-/// The next message, `None` when none came in time.
-fn take(wire: &OwnedFd, timeout: Duration) -> Result<Option<Message>> {
-    if !is_readable(wire, timeout)? {
-        return Ok(None);
-    }
-    let mut bytes = vec![0; MESSAGE_MAX];
-    let length = recv(wire.as_raw_fd(), &mut bytes, MsgFlags::empty())?;
-    if length == 0 {
-        bail!("the wire is closed");
-    }
-    Ok(Some(serde_json::from_slice(&bytes[..length])?))
-}
-
-fn is_readable(fd: &impl AsFd, timeout: Duration) -> Result<bool> {
-    let deadline = Instant::now().checked_add(timeout);
-    loop {
-        let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
-        // Rounded up, for a timeout of 0 ms would make the last millisecond a busy loop.
-        let left = left.map_or(PollTimeout::NONE, |left| {
-            PollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
-        });
-        match poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], left) {
-            Ok(count) => return Ok(count > 0),
-            Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
 }

@@ -1,0 +1,55 @@
+//! Behaviour of the whole agent between real sockets in network namespaces (root).
+//!
+//! Each case builds its nodes, pods and clients (`xtask::lab`), gives the real agent ordinary Kubernetes YAML, and looks
+//! at what clients see. Names are the sentences proved; rules are those of the service proxy's behaviour list.
+
+mod affinity;
+mod changes;
+mod coexist;
+mod commands;
+mod datagrams;
+mod families;
+mod full;
+mod harness;
+mod lifecycle;
+mod load;
+mod localhost;
+mod manifests;
+mod nodeport;
+mod objects;
+mod observe;
+mod policies;
+mod refusals;
+mod sessions;
+mod sources;
+mod topology;
+
+use libtest_mimic::Arguments;
+
+fn main() {
+    let arguments = Arguments::from_args();
+    if let Some(reason) = xtask::lab::missing() {
+        eprintln!("ignored: {reason}");
+    }
+    let trials = [
+        families::trials(),
+        datagrams::trials(),
+        sessions::trials(),
+        refusals::trials(),
+        sources::trials(),
+        nodeport::trials(),
+        localhost::trials(),
+        policies::trials(),
+        topology::trials(),
+        affinity::trials(),
+        objects::trials(),
+        changes::trials(),
+        lifecycle::trials(),
+        coexist::trials(),
+        manifests::trials(),
+        full::trials(),
+        commands::trials(),
+        observe::trials(),
+    ];
+    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
+}
