@@ -305,7 +305,12 @@ fn take(wire: &OwnedFd, timeout: Duration) -> Result<Option<Message>> {
         return Ok(None);
     }
     let mut bytes = vec![0; MESSAGE_MAX];
-    let length = recv(wire.as_raw_fd(), &mut bytes, MsgFlags::empty())?;
+    let length = match recv(wire.as_raw_fd(), &mut bytes, MsgFlags::empty()) {
+        // A child that ends with a word of ours unread resets the wire. The error is reported once and before what
+        // the child said last, which is still there.
+        Err(Errno::ECONNRESET) => recv(wire.as_raw_fd(), &mut bytes, MsgFlags::empty())?,
+        other => other?,
+    };
     if length == 0 {
         bail!("the wire is closed");
     }
