@@ -13,9 +13,9 @@ impl Object {
     pub(crate) fn set(mut self, pointer: &str, value: impl Into<Value>) -> Self {
         let mut place = &mut self.0;
         for key in pointer.split('/').skip(1) {
-            place = match place {
-                Value::Array(entries) => &mut entries[key.parse::<usize>().unwrap()],
-                other => &mut other[key],
+            place = match key.parse::<usize>() {
+                Ok(index) => &mut place[index],
+                Err(_) => &mut place[key],
             };
         }
         *place = value.into();
