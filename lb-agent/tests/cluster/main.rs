@@ -26,6 +26,7 @@ mod labels;
 mod node_object;
 mod outage;
 mod service_cidr;
+mod services;
 mod slices;
 
 use std::process::ExitCode;
@@ -43,8 +44,9 @@ fn main() -> ExitCode {
     } else {
         what_is_missing()
     };
-    let groups: [(&[Test], &Option<String>); 8] = [
+    let groups: [(&[Test], &Option<String>); 9] = [
         (slices::TESTS, &missing),
+        (services::TESTS, &missing),
         (labels::TESTS, &missing),
         (controllers::TESTS, &no_controllers),
         (endpoints::TESTS, &missing),

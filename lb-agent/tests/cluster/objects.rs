@@ -13,7 +13,10 @@ impl Object {
     pub(crate) fn set(mut self, pointer: &str, value: impl Into<Value>) -> Self {
         let mut place = &mut self.0;
         for key in pointer.split('/').skip(1) {
-            place = &mut place[key.replace("~1", "/")];
+            place = match key.parse::<usize>() {
+                Ok(index) => &mut place[index],
+                Err(_) => &mut place[key],
+            };
         }
         *place = value.into();
         self
