@@ -22,5 +22,8 @@ pub mod manifests;
 pub mod maps;
 pub mod model;
 pub mod netns;
+pub mod netns_watch;
 pub mod plan;
+pub mod reconcile;
+pub mod run;
 pub mod stale_udp;

@@ -1,0 +1,360 @@
+//! Keeps the maps as the store says: plans what changed, applies it, tries again what failed.
+
+mod half;
+mod retry;
+mod settings;
+
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, time::{Duration, Instant}};
+
+use lb_common::{
+    config::Config as ProgramConfig,
+    frontend::{Class, SourceRule},
+    net::{Addr4, Addr6},
+};
+
+pub use half::{Half, HalfError};
+pub use settings::{Settings, SettingsError};
+
+use crate::{
+    config::Config,
+    maps::kernel::KernelMaps,
+    model::{Changes, Event, Kind, ObjectKey, Store},
+    plan::{self, Facts, compile, ranges},
+};
+use half::spans;
+use retry::Retry;
+
+/// What one round did, for metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Round {
+    /// Services planned.
+    pub services: usize,
+    /// Changes to maps.
+    pub ops: usize,
+    /// How long it took.
+    pub took: Duration,
+    /// Some pod's address decides about source ranges: namespaces must be known.
+    pub needs_netns: bool,
+}
+
+/// The whole state of a running agent's control plane.
+pub struct Reconciler {
+    config: Config,
+    store: Store,
+    facts: Facts,
+    v4: Half<Addr4, KernelMaps<Addr4>>,
+    v6: Half<Addr6, KernelMaps<Addr6>>,
+    settings: Settings,
+    pending: Changes,
+    retry: Retry,
+    is_complete: bool,
+    /// ServiceCIDRs have changed since the last round.
+    cidrs_changed: bool,
+    disowned: BTreeSet<String>,
+}
+
+impl Reconciler {
+    /// Takes over the pinned maps below `config.bpffs_root`.
+    ///
+    /// # Errors
+    /// They cannot be opened or read.
+    pub fn adopt(config: Config, host_netns: u64) -> anyhow::Result<Self> {
+        let root: PathBuf = config.bpffs_root.clone();
+        let required = [Kind::Service, Kind::Slice, Kind::ServiceCidr];
+        let store = Store::new(config.node_name.clone(), required);
+        Ok(Self {
+            facts: Facts::new(&config, None, store.host_addrs()),
+            v4: Half::adopt(KernelMaps::open(&root)?)?,
+            v6: Half::adopt(KernelMaps::open(&root)?)?,
+            settings: Settings::adopt(&root, host_netns, now_ns())?,
+            store,
+            pending: Changes::default(),
+            retry: Retry::default(),
+            is_complete: false,
+            cidrs_changed: false,
+            disowned: BTreeSet::new(),
+            config,
+        })
+    }
+
+    /// Takes one piece of news; nothing is written before [`Reconciler::round`].
+    pub fn take(&mut self, event: Event) {
+        if let Event::Skip(skip) = &event
+            && self.store.skipped().get(&skip.object) != Some(&skip.reason)
+        {
+            tracing::warn!(object = skip.object, "skipped: {}", skip.reason);
+        }
+        if let Event::Unskip(object) = &event
+            && self.store.skipped().contains_key(object)
+        {
+            tracing::info!(object, "no longer skipped");
+        }
+        self.cidrs_changed |= concerns_cidrs(&event);
+        self.pending.merge(self.store.apply(event));
+    }
+
+    /// Is there something to do now?
+    pub fn is_due(&self) -> bool {
+        self.store.is_synced() && (!self.is_complete || !self.pending.is_empty() || self.retry.is_due(Instant::now()))
+    }
+
+    /// When to look again though no news come.
+    pub fn next_retry(&self) -> Option<Instant> {
+        self.retry.next()
+    }
+
+    /// Has everything that the first lists named been written?
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
+    /// Kinds that have not been delivered.
+    pub fn awaited(&self) -> Vec<Kind> {
+        self.store.awaited().collect()
+    }
+
+    /// Objects that are skipped.
+    pub fn skipped(&self) -> usize {
+        self.store.skipped().len()
+    }
+
+    /// Services whose last write failed.
+    pub fn failed(&self) -> usize {
+        self.retry.len()
+    }
+
+    /// What the agent says of itself.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Writes what changed. NodePorts first widen, so that none is dialled before it is looked for;
+    /// ranges that refuse come last, so that no known address is refused.
+    pub fn round(&mut self) -> Round {
+        let start = Instant::now();
+        let mut changes = std::mem::take(&mut self.pending);
+        if changes.facts || !self.is_complete {
+            self.renew_facts(&mut changes);
+        }
+        if !self.is_complete {
+            changes.services.extend(self.store.services().map(|service| service.key.clone()));
+            changes.ranges = true;
+        }
+        changes.services.extend(self.retry.take_due(start));
+        let changes_ranges = changes.ranges && self.ranges_differ(&changes);
+        self.cidrs_changed = false;
+        if changes_ranges {
+            self.widen_node_ports();
+        }
+        let mut round = Round { services: changes.services.len(), ..Round::default() };
+        for key in &changes.services {
+            let (ops, needs_netns) = self.put(key);
+            round.ops += ops;
+            round.needs_netns |= needs_netns;
+        }
+        if !self.is_complete {
+            round.ops += self.sweep();
+        }
+        if changes_ranges {
+            self.put_ranges();
+        }
+        round.took = start.elapsed();
+        self.conclude(&round);
+        round
+    }
+
+    fn conclude(&mut self, round: &Round) {
+        let is_first = !self.is_complete;
+        self.is_complete = true;
+        let (skipped, failed) = (count(self.skipped()), count(self.failed()));
+        let took = u64::try_from(round.took.as_nanos()).unwrap_or(u64::MAX);
+        let now = now_ns();
+        self.settings.say(|state| {
+            state.skipped = skipped;
+            state.failed = failed;
+            state.applied_ns = now;
+            state.apply_total_ns = state.apply_total_ns.wrapping_add(took);
+            if is_first {
+                state.synced_ns = now;
+            }
+        });
+        if is_first {
+            tracing::info!(services = round.services, changes = round.ops, took = ?round.took, "data plane complete");
+        } else {
+            tracing::debug!(services = round.services, changes = round.ops, took = ?round.took, "applied");
+        }
+    }
+
+    /// This node changed: every Service is looked at again where it depends on it.
+    fn renew_facts(&mut self, changes: &mut Changes) {
+        let facts = Facts::new(&self.config, self.store.node(), self.store.host_addrs());
+        if facts == self.facts && self.is_complete {
+            return;
+        }
+        self.facts = facts;
+        changes.services.extend(self.store.services().map(|service| service.key.clone()));
+        changes.ranges = true;
+        if let Err(error) = self.settings.put_node_addrs(&self.facts) {
+            tracing::error!(%error, "addresses of this node could not be written; tried again with the next full check");
+        }
+    }
+
+    /// One Service in both families.
+    fn put(&mut self, key: &ObjectKey) -> (usize, bool) {
+        let service = self.store.service(key);
+        let slices = self.store.slices_of(key);
+        let image4 = service.map(|s| compile::<Addr4>(s, &slices, &self.facts)).unwrap_or_default();
+        let image6 = service.map(|s| compile::<Addr6>(s, &slices, &self.facts)).unwrap_or_default();
+        let needs_netns = needs_netns(&image4) || needs_netns(&image6);
+        let results = [self.v4.put(key, &image4), self.v6.put(key, &image6)];
+        let mut ops = 0;
+        let mut errors = Vec::new();
+        for result in results {
+            match result {
+                Ok(done) => ops += done,
+                Err(error) => errors.push(error.to_string()),
+            }
+        }
+        match errors.is_empty() {
+            true => self.retry.succeeded(key),
+            false => self.retry.failed(key, &errors.join("; "), Instant::now()),
+        }
+        (ops, needs_netns)
+    }
+
+    fn sweep(&mut self) -> usize {
+        let mut ops = 0;
+        for result in [self.v4.sweep(), self.v6.sweep()] {
+            match result {
+                Ok(done) => ops += done,
+                Err(error) => {
+                    tracing::error!(%error, "what an earlier agent left could not all be removed; the next full check tries again");
+                }
+            }
+        }
+        ops
+    }
+
+    /// Must the ranges be made anew? Not for a Service whose addresses and ports lie inside them:
+    /// what a change costs follows the change.
+    fn ranges_differ(&self, changes: &Changes) -> bool {
+        if !self.is_complete || changes.facts || self.cidrs_changed {
+            return true;
+        }
+        let config = self.settings.config();
+        let inside = |key: &ObjectKey| {
+            let Some(service) = self.store.service(key) else { return true };
+            let ports = service.ports.iter().map(|port| port.node_port);
+            service.cluster_ips.iter().all(|ip| is_in_range(config, *ip)) && spans((config.nodeport_lo, config.nodeport_hi), ports)
+        };
+        !changes.services.iter().all(inside)
+    }
+
+    fn wanted_config(&self) -> ProgramConfig {
+        let mut flags = 0;
+        for (is_on, flag) in [
+            (self.config.localhost4, ProgramConfig::LOCALHOST4),
+            (self.config.localhost6, ProgramConfig::LOCALHOST6),
+            (self.config.protect_node_ports, ProgramConfig::PROTECT_NODE_PORTS),
+        ] {
+            if is_on {
+                flags |= flag;
+            }
+        }
+        ranges::compile(&self.store, &self.facts, flags, self.settings.state().host_netns)
+    }
+
+    fn widen_node_ports(&mut self) {
+        let wanted = self.wanted_config();
+        let mut config = *self.settings.config();
+        if spans((config.nodeport_lo, config.nodeport_hi), [wanted.nodeport_lo.host(), wanted.nodeport_hi.host()]) {
+            return;
+        }
+        (config.nodeport_lo, config.nodeport_hi) = (wanted.nodeport_lo, wanted.nodeport_hi);
+        self.put_config(&config);
+    }
+
+    fn put_ranges(&mut self) {
+        let wanted = self.wanted_config();
+        self.put_config(&wanted);
+        let v4 = ranges::service_ranges::<Addr4>(&self.store, &self.facts).disowned;
+        let v6 = ranges::service_ranges::<Addr6>(&self.store, &self.facts).disowned;
+        let disowned: BTreeSet<String> =
+            v4.iter().map(ToString::to_string).chain(v6.iter().map(ToString::to_string)).collect();
+        for warning in disowned.difference(&self.disowned) {
+            tracing::warn!("{warning}");
+        }
+        self.disowned = disowned;
+    }
+
+    fn put_config(&mut self, config: &ProgramConfig) {
+        if let Err(error) = self.settings.put_config(config) {
+            tracing::error!(%error, "settings could not be written; tried again with the next full check");
+        }
+    }
+
+    /// When nothing else is to do: what was freed may be used again.
+    pub fn rest(&mut self) {
+        for result in [self.v4.release(), self.v6.release()] {
+            if let Err(error) = result {
+                tracing::warn!(%error, "freed slots cannot be used again yet");
+            }
+        }
+    }
+
+    /// The full comparison of maps and plan; returns how many entries were repaired.
+    pub fn check(&mut self) -> usize {
+        if !self.is_complete {
+            return 0;
+        }
+        let wanted = self.wanted_config();
+        self.put_config(&wanted);
+        let mut repaired = 0;
+        for result in [self.v4.repair(), self.v6.repair()] {
+            match result {
+                Ok(entries) => repaired += entries,
+                Err(error) => tracing::error!(%error, "the full check could not finish"),
+            }
+        }
+        match self.settings.repair(&self.config.bpffs_root, &self.facts) {
+            Ok(entries) => repaired += entries,
+            Err(error) => tracing::error!(%error, "the full check could not finish"),
+        }
+        if repaired > 0 {
+            tracing::warn!(entries = repaired, "maps differed from the plan and were repaired: something else writes to them");
+            self.settings.say(|state| state.repaired = state.repaired.wrapping_add(count(repaired)));
+        }
+        repaired
+    }
+}
+
+fn needs_netns<A: plan::Family>(images: &std::collections::BTreeMap<plan::PortKey, plan::PortImage<A>>) -> bool {
+    let mut frontends = images.values().flat_map(|image| image.frontends.values());
+    frontends.any(|frontend| frontend.sources(Class::Pod) == SourceRule::Check)
+}
+
+fn concerns_cidrs(event: &Event) -> bool {
+    match event {
+        Event::Apply(object) => object.reference().kind() == Kind::ServiceCidr,
+        Event::Delete(reference) => reference.kind() == Kind::ServiceCidr,
+        Event::Replace(kind, _) => *kind == Kind::ServiceCidr,
+        Event::Skip(_) | Event::Unskip(_) | Event::HostAddrs(_) => false,
+    }
+}
+
+fn is_in_range(config: &ProgramConfig, ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => config.ranges4.find(&ip.into()).is_some(),
+        IpAddr::V6(ip) => config.ranges6.find(&ip.into()).is_some(),
+    }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Nanoseconds since boot, the clock of the programs.
+pub fn now_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from);
+    now.map(|now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)).unwrap_or(0)
+}

@@ -1,0 +1,170 @@
+//! `lb-agent run`: starts every part, joins them, and ends with the first that ends.
+//!
+//! Order of a start: pins are locked, programs loaded and put in place on links that exist, maps
+//! adopted; then news are taken until every kind has been listed, the maps are completed, and only
+//! then are missing links made. So a first start never shows a half-filled plane, and a restart never
+//! an empty one. A stop leaves everything attached.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
+};
+
+use crate::{
+    attach::{self, Plane},
+    config::Config,
+    maps::sys,
+    netns_watch::{self, Request},
+    observe,
+    reconcile::Reconciler,
+    source::Source,
+    stale_udp,
+};
+
+/// News that come within this time are written together.
+const GATHER: Duration = Duration::from_millis(2);
+/// Quiet time after which freed slots are made usable again.
+const REST: Duration = Duration::from_secs(1);
+
+/// Runs until a signal (success) or until a part ends (its reason). The data plane goes on serving in
+/// both cases.
+///
+/// # Errors
+/// Why the agent cannot start or go on.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let _lock = attach::prepare(&config.bpffs_root)?;
+    let host_netns = sys::netns_cookie().context("cookie of the own network namespace (Linux 5.14)")?;
+    let mut plane = Plane::load(&config.bpffs_root, &config.capacities, host_netns)?;
+    let attached = attach::attach(&mut plane, &config.bpffs_root, &config.cgroup_root, false)?;
+    if attached.replaced > 0 {
+        tracing::info!(links = attached.replaced, "programs replaced in place");
+    }
+    let reconciler = Reconciler::adopt(config.clone(), host_netns)?;
+    let state = Arc::new(observe::State::new(&config));
+    let (ask, asked) = mpsc::channel(64);
+
+    let mut tasks = JoinSet::new();
+    observe::spawn(&mut tasks, &config, &state, ask.clone())?;
+    tasks.spawn(netns_watch::run(config.bpffs_root.clone(), asked));
+    tasks.spawn(signals());
+    let source = Source::start(&config.source, config.endpoints, &config.node_name).await?;
+    tasks.spawn(control(Control { config, plane, reconciler, source, state, ask }));
+    let first = tasks.join_next().await.context("nothing to do")?;
+    first.context("a part of the agent was broken off")?
+}
+
+async fn signals() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping; the data plane goes on serving, `lb-agent cleanup` takes it away");
+    Ok(())
+}
+
+struct Control {
+    config: Config,
+    plane: Plane,
+    reconciler: Reconciler,
+    source: Source,
+    state: Arc<observe::State>,
+    ask: mpsc::Sender<Request>,
+}
+
+/// Takes news, writes, tries again, compares.
+async fn control(mut control: Control) -> anyhow::Result<()> {
+    let period = control.config.full_check_period;
+    let mut checks = interval_at(Instant::now() + period, period);
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut written = Instant::now();
+    let mut is_rested = true;
+    loop {
+        let retry_at = control.reconciler.next_retry().map(Instant::from_std);
+        tokio::select! {
+            news = control.source.next() => {
+                control.reconciler.take(news?);
+                control.gather().await;
+            }
+            () = sleep_until(retry_at.unwrap_or(written)), if retry_at.is_some() => {}
+            () = sleep_until(written + REST), if !is_rested => {
+                is_rested = true;
+                tokio::task::block_in_place(|| control.reconciler.rest());
+            }
+            _ = checks.tick() => {
+                let repaired = tokio::task::block_in_place(|| control.reconciler.check());
+                control.state.checked(repaired);
+            }
+        }
+        if control.reconciler.is_due() {
+            control.pace(written).await;
+            control.write()?;
+            written = Instant::now();
+            is_rested = false;
+        }
+        control.state.control(&control.reconciler);
+    }
+}
+
+impl Control {
+    /// Takes what has come, and what comes within a moment.
+    async fn gather(&mut self) {
+        let end = Instant::now() + GATHER;
+        loop {
+            while let Some(event) = self.source.try_next() {
+                self.reconciler.take(event);
+            }
+            if Instant::now() >= end {
+                return;
+            }
+            tokio::time::sleep(GATHER / 4).await;
+        }
+    }
+
+    /// `--min-sync-period`: at most one write in so much time (rule 124).
+    async fn pace(&mut self, last: Instant) {
+        let due = last + self.config.min_sync_period;
+        if self.reconciler.is_complete() && due > Instant::now() {
+            sleep_until(due).await;
+            while let Some(event) = self.source.try_next() {
+                self.reconciler.take(event);
+            }
+        }
+    }
+
+    fn write(&mut self) -> anyhow::Result<()> {
+        let is_first = !self.reconciler.is_complete();
+        let round = tokio::task::block_in_place(|| self.reconciler.round());
+        self.state.round(&round);
+        if round.needs_netns {
+            // A full channel means that a scan is on its way already.
+            let _asked = self.ask.try_send(Request::Scan);
+        }
+        if is_first { self.attach() } else { Ok(()) }
+    }
+
+    fn attach(&mut self) -> anyhow::Result<()> {
+        let Config { bpffs_root, cgroup_root, .. } = &self.config;
+        let done = tokio::task::block_in_place(|| attach::attach(&mut self.plane, bpffs_root, cgroup_root, true))?;
+        tracing::info!(links = done.fresh + done.replaced, fresh = done.fresh, cgroup = %cgroup_root.display(), "attached");
+        self.state.attached();
+        if done.fresh > 0 {
+            end_stale_udp(bpffs_root.clone(), cgroup_root.clone());
+        }
+        Ok(())
+    }
+}
+
+fn end_stale_udp(bpffs_root: PathBuf, cgroup_root: PathBuf) {
+    tokio::task::spawn_blocking(move || match stale_udp::end(&bpffs_root, &cgroup_root) {
+        Ok(0) => {}
+        Ok(sockets) => tracing::info!(sockets, "ended connected UDP sockets that dialled a Service before the start"),
+        Err(error) => tracing::warn!(%error, "connected UDP sockets from before the start could not be looked at"),
+    });
+}
