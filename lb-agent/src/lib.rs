@@ -17,3 +17,4 @@ pub mod config;
 pub mod logging;
 pub mod maps;
 pub mod model;
+pub mod observe;
