@@ -92,7 +92,7 @@ fn mounted() -> Result<PathBuf, CgroupError> {
         path: MOUNT_TABLE.into(),
         source,
     })?;
-    let mounts = cgroup2_mounts(&table);
+    let mounts = mounts(&table, "cgroup2");
     let whole = mounts.iter().find(|path| !path.join(NOT_IN_ROOT).exists());
     whole
         .or(mounts.first())
@@ -100,14 +100,14 @@ fn mounted() -> Result<PathBuf, CgroupError> {
         .ok_or(CgroupError::NotMounted)
 }
 
-/// Mount points of cgroup v2 in the form of /proc/self/mountinfo (proc_pid_mountinfo(5)): the file
+/// Mount points of a type of file system in the form of /proc/self/mountinfo (proc_pid_mountinfo(5)): the file
 /// system's type stands behind a lone dash, the mount point is the fifth field.
-fn cgroup2_mounts(table: &str) -> Vec<PathBuf> {
+pub(crate) fn mounts(table: &str, file_system: &str) -> Vec<PathBuf> {
     table
         .lines()
         .filter_map(|line| {
             let (mount, system) = line.split_once(" - ")?;
-            if system.split(' ').next()? != "cgroup2" {
+            if system.split(' ').next()? != file_system {
                 return None;
             }
             Some(PathBuf::from(unescape(mount.split(' ').nth(4)?)))
@@ -150,7 +150,7 @@ mod tests {
 41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw
 ";
         assert_eq!(
-            cgroup2_mounts(table),
+            mounts(table, "cgroup2"),
             [PathBuf::from("/sys/fs/cgroup/unified")]
         );
     }
@@ -159,7 +159,7 @@ mod tests {
     fn mount_points_are_unescaped() {
         let table = "41 31 0:38 / /run/my\\040host/cgroup rw - cgroup2 none rw\n";
         assert_eq!(
-            cgroup2_mounts(table),
+            mounts(table, "cgroup2"),
             [PathBuf::from("/run/my host/cgroup")]
         );
     }

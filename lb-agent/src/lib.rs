@@ -23,6 +23,7 @@ pub mod maps;
 pub mod model;
 pub mod netns;
 pub mod netns_watch;
+pub mod observe;
 pub mod plan;
 pub mod reconcile;
 pub mod run;

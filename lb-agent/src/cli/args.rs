@@ -42,6 +42,9 @@ pub enum Command {
     /// Load every program without attaching it and show its size
     #[command(hide = true)]
     Programs {
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "flattened")]
+        roots: Roots,
         /// As JSON
         #[arg(long)]
         json: bool,

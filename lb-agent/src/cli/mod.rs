@@ -4,14 +4,37 @@
 //! after it has gone.
 
 pub mod args;
+pub mod check;
+pub mod cleanup;
 pub mod client;
 pub mod dial;
 pub mod explain;
 pub mod explanation;
 pub mod output;
+pub mod probe;
 pub mod proxy_config;
+pub mod running;
 pub mod service;
 pub mod settings;
+pub mod status;
 pub mod view;
 
+use std::process::ExitCode;
+
 pub use args::Args;
+use args::Command;
+
+/// Runs a verb that looks at the data plane or takes it away; hands back those that load one.
+///
+/// # Errors
+/// As the verb says; the text is for the user.
+pub fn execute(args: &Args) -> anyhow::Result<Option<ExitCode>> {
+    Ok(Some(match &args.command {
+        Command::Run(_) | Command::Programs { .. } => return Ok(None),
+        Command::Service(command) => service::execute(command)?,
+        Command::Status(show) => status::execute(show)?,
+        Command::Check(show) => check::execute(show)?,
+        Command::Explain(explain) => explain::execute(explain)?,
+        Command::Cleanup(cleanup) => cleanup::execute(cleanup)?,
+    }))
+}

@@ -219,6 +219,49 @@ pub fn link_update(
     unsafe { sys_bpf(bpf_cmd::BPF_LINK_UPDATE, &mut a) }.map(drop)
 }
 
+/// Takes a link's program off its hook, whoever else holds the link.
+///
+/// # Errors
+/// As the kernel says; EOPNOTSUPP: a link of a kind that cannot.
+pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut a = attr();
+    a.link_detach.link_fd = raw(link);
+    // SAFETY: no pointers.
+    unsafe { sys_bpf(bpf_cmd::BPF_LINK_DETACH, &mut a) }.map(drop)
+}
+
+/// Makes an array map that nobody else sees, to try what the kernel can do.
+///
+/// # Errors
+/// EINVAL: the kernel does not know one of `flags`; EPERM: CAP_BPF is missing.
+pub fn create_array(value_size: u32, entries: u32, flags: u32) -> io::Result<OwnedFd> {
+    const BPF_MAP_TYPE_ARRAY: u32 = 2;
+    let mut a = attr();
+    a.__bindgen_anon_1.map_type = BPF_MAP_TYPE_ARRAY;
+    a.__bindgen_anon_1.key_size = 4;
+    a.__bindgen_anon_1.value_size = value_size;
+    a.__bindgen_anon_1.max_entries = entries;
+    a.__bindgen_anon_1.map_flags = flags;
+    // SAFETY: no pointers.
+    owned(unsafe { sys_bpf(bpf_cmd::BPF_MAP_CREATE, &mut a) }?)
+}
+
+/// Asks for the TCX programs of a device: whether the kernel has TCX.
+///
+/// # Errors
+/// EINVAL: it has not; EPERM: CAP_NET_ADMIN is missing.
+pub fn tcx_query(device: u32) -> io::Result<()> {
+    let mut a = attr();
+    a.query.__bindgen_anon_1.target_ifindex = device;
+    a.query.attach_type = bpf_attach_type::BPF_TCX_INGRESS as u32;
+    // SAFETY: no pointers: room for no program is asked for.
+    match unsafe { sys_bpf(bpf_cmd::BPF_PROG_QUERY, &mut a) } {
+        // Nothing was ever attached there, or more than fits.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOSPC)) => Ok(()),
+        result => result.map(drop),
+    }
+}
+
 /// Ids of the programs that a hook of a cgroup really runs, in order, its ancestors' included.
 ///
 /// # Errors
