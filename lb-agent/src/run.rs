@@ -5,7 +5,7 @@
 //! then are missing links made. So a first start never shows a half-filled plane, and a restart never
 //! an empty one. A stop leaves everything attached.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -20,7 +20,6 @@ use crate::{
     config::Config,
     maps::sys,
     netns_watch::{self, Request},
-    observe,
     reconcile::Reconciler,
     source::Source,
     stale_udp,
@@ -38,22 +37,27 @@ const REST: Duration = Duration::from_secs(1);
 /// Why the agent cannot start or go on.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let _lock = attach::prepare(&config.bpffs_root)?;
-    let host_netns = sys::netns_cookie().context("cookie of the own network namespace (Linux 5.14)")?;
+    let host_netns =
+        sys::netns_cookie().context("cookie of the own network namespace (Linux 5.14)")?;
     let mut plane = Plane::load(&config.bpffs_root, &config.capacities, host_netns)?;
     let attached = attach::attach(&mut plane, &config.bpffs_root, &config.cgroup_root, false)?;
     if attached.replaced > 0 {
         tracing::info!(links = attached.replaced, "programs replaced in place");
     }
     let reconciler = Reconciler::adopt(config.clone(), host_netns)?;
-    let state = Arc::new(observe::State::new(&config));
     let (ask, asked) = mpsc::channel(64);
 
     let mut tasks = JoinSet::new();
-    observe::spawn(&mut tasks, &config, &state, ask.clone())?;
     tasks.spawn(netns_watch::run(config.bpffs_root.clone(), asked));
     tasks.spawn(signals());
     let source = Source::start(&config.source, config.endpoints, &config.node_name).await?;
-    tasks.spawn(control(Control { config, plane, reconciler, source, state, ask }));
+    tasks.spawn(control(Control {
+        config,
+        plane,
+        reconciler,
+        source,
+        ask,
+    }));
     let first = tasks.join_next().await.context("nothing to do")?;
     first.context("a part of the agent was broken off")?
 }
@@ -74,7 +78,6 @@ struct Control {
     plane: Plane,
     reconciler: Reconciler,
     source: Source,
-    state: Arc<observe::State>,
     ask: mpsc::Sender<Request>,
 }
 
@@ -99,7 +102,7 @@ async fn control(mut control: Control) -> anyhow::Result<()> {
             }
             _ = checks.tick() => {
                 let repaired = tokio::task::block_in_place(|| control.reconciler.check());
-                control.state.checked(repaired);
+                tracing::debug!(repaired, "full check");
             }
         }
         if control.reconciler.is_due() {
@@ -108,7 +111,6 @@ async fn control(mut control: Control) -> anyhow::Result<()> {
             written = Instant::now();
             is_rested = false;
         }
-        control.state.control(&control.reconciler);
     }
 }
 
@@ -141,7 +143,6 @@ impl Control {
     fn write(&mut self) -> anyhow::Result<()> {
         let is_first = !self.reconciler.is_complete();
         let round = tokio::task::block_in_place(|| self.reconciler.round());
-        self.state.round(&round);
         if round.needs_netns {
             // A full channel means that a scan is on its way already.
             let _asked = self.ask.try_send(Request::Scan);
@@ -150,10 +151,15 @@ impl Control {
     }
 
     fn attach(&mut self) -> anyhow::Result<()> {
-        let Config { bpffs_root, cgroup_root, .. } = &self.config;
-        let done = tokio::task::block_in_place(|| attach::attach(&mut self.plane, bpffs_root, cgroup_root, true))?;
+        let Config {
+            bpffs_root,
+            cgroup_root,
+            ..
+        } = &self.config;
+        let done = tokio::task::block_in_place(|| {
+            attach::attach(&mut self.plane, bpffs_root, cgroup_root, true)
+        })?;
         tracing::info!(links = done.fresh + done.replaced, fresh = done.fresh, cgroup = %cgroup_root.display(), "attached");
-        self.state.attached();
         if done.fresh > 0 {
             end_stale_udp(bpffs_root.clone(), cgroup_root.clone());
         }
@@ -164,7 +170,12 @@ impl Control {
 fn end_stale_udp(bpffs_root: PathBuf, cgroup_root: PathBuf) {
     tokio::task::spawn_blocking(move || match stale_udp::end(&bpffs_root, &cgroup_root) {
         Ok(0) => {}
-        Ok(sockets) => tracing::info!(sockets, "ended connected UDP sockets that dialled a Service before the start"),
-        Err(error) => tracing::warn!(%error, "connected UDP sockets from before the start could not be looked at"),
+        Ok(sockets) => tracing::info!(
+            sockets,
+            "ended connected UDP sockets that dialled a Service before the start"
+        ),
+        Err(error) => {
+            tracing::warn!(%error, "connected UDP sockets from before the start could not be looked at")
+        }
     });
 }

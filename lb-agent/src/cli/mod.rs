@@ -12,7 +12,9 @@ pub mod explain;
 pub mod explanation;
 pub mod output;
 pub mod probe;
+pub mod programs;
 pub mod proxy_config;
+pub mod run;
 pub mod running;
 pub mod service;
 pub mod settings;
@@ -24,17 +26,18 @@ use std::process::ExitCode;
 pub use args::Args;
 use args::Command;
 
-/// Runs a verb that looks at the data plane or takes it away; hands back those that load one.
+/// Runs a verb.
 ///
 /// # Errors
 /// As the verb says; the text is for the user.
-pub fn execute(args: &Args) -> anyhow::Result<Option<ExitCode>> {
-    Ok(Some(match &args.command {
-        Command::Run(_) | Command::Programs { .. } => return Ok(None),
-        Command::Service(command) => service::execute(command)?,
-        Command::Status(show) => status::execute(show)?,
-        Command::Check(show) => check::execute(show)?,
-        Command::Explain(explain) => explain::execute(explain)?,
-        Command::Cleanup(cleanup) => cleanup::execute(cleanup)?,
-    }))
+pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    match &args.command {
+        Command::Run(run) => run::execute(run),
+        Command::Programs { json, .. } => programs::execute(*json),
+        Command::Service(command) => service::execute(command),
+        Command::Status(show) => status::execute(show),
+        Command::Check(show) => check::execute(show),
+        Command::Explain(explain) => explain::execute(explain),
+        Command::Cleanup(cleanup) => cleanup::execute(cleanup),
+    }
 }

@@ -37,7 +37,11 @@ impl<A: Family, M: LbMaps<A>> Half<A, M> {
     /// The maps cannot be read.
     pub fn adopt(maps: M) -> Result<Self, MapError> {
         let planner = Planner::adopt(maps.capacities(), maps.read()?);
-        Ok(Self { maps, planner, rests: false })
+        Ok(Self {
+            maps,
+            planner,
+            rests: false,
+        })
     }
 
     /// Makes a Service as desired. What does not fit or fails leaves the rest as good as it was;
@@ -79,12 +83,17 @@ impl<A: Family, M: LbMaps<A>> Half<A, M> {
             self.planner.note(op);
         }
         self.rests |= !plan.ops.is_empty();
-        let refused: BTreeSet<String> =
-            plan.refused.iter().map(|refused| format!("port {:?}: {}", refused.port.port, refused.error)).collect();
+        let refused: BTreeSet<String> = plan
+            .refused
+            .iter()
+            .map(|refused| format!("port {:?}: {}", refused.port.port, refused.error))
+            .collect();
         if refused.is_empty() {
             return Ok(plan.ops.len());
         }
-        Err(HalfError::Refused(refused.into_iter().collect::<Vec<_>>().join("; ")))
+        Err(HalfError::Refused(
+            refused.into_iter().collect::<Vec<_>>().join("; "),
+        ))
     }
 
     /// Lets what was freed be used again, after every reader has passed.
@@ -122,5 +131,7 @@ impl<A: Family, M: LbMaps<A>> Half<A, M> {
 
 /// Is every NodePort of the list between these two?
 pub fn spans((lo, hi): (BePort, BePort), ports: impl IntoIterator<Item = u16>) -> bool {
-    ports.into_iter().all(|port| port == 0 || (lo.host() <= port && port <= hi.host()))
+    ports
+        .into_iter()
+        .all(|port| port == 0 || (lo.host() <= port && port <= hi.host()))
 }

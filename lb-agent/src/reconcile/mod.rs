@@ -4,7 +4,12 @@ mod half;
 mod retry;
 mod settings;
 
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, time::{Duration, Instant}};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use lb_common::{
     config::Config as ProgramConfig,
@@ -50,7 +55,8 @@ pub struct Reconciler {
     is_complete: bool,
     /// ServiceCIDRs have changed since the last round.
     cidrs_changed: bool,
-    disowned: BTreeSet<String>,
+    /// What the settings cannot hold, said already.
+    warnings: BTreeSet<String>,
 }
 
 impl Reconciler {
@@ -72,7 +78,7 @@ impl Reconciler {
             retry: Retry::default(),
             is_complete: false,
             cidrs_changed: false,
-            disowned: BTreeSet::new(),
+            warnings: BTreeSet::new(),
             config,
         })
     }
@@ -95,7 +101,8 @@ impl Reconciler {
 
     /// Is there something to do now?
     pub fn is_due(&self) -> bool {
-        self.store.is_synced() && (!self.is_complete || !self.pending.is_empty() || self.retry.is_due(Instant::now()))
+        self.store.is_synced()
+            && (!self.is_complete || !self.pending.is_empty() || self.retry.is_due(Instant::now()))
     }
 
     /// When to look again though no news come.
@@ -137,7 +144,9 @@ impl Reconciler {
             self.renew_facts(&mut changes);
         }
         if !self.is_complete {
-            changes.services.extend(self.store.services().map(|service| service.key.clone()));
+            changes
+                .services
+                .extend(self.store.services().map(|service| service.key.clone()));
             changes.ranges = true;
         }
         changes.services.extend(self.retry.take_due(start));
@@ -146,7 +155,10 @@ impl Reconciler {
         if changes_ranges {
             self.widen_node_ports();
         }
-        let mut round = Round { services: changes.services.len(), ..Round::default() };
+        let mut round = Round {
+            services: changes.services.len(),
+            ..Round::default()
+        };
         for key in &changes.services {
             let (ops, needs_netns) = self.put(key);
             round.ops += ops;
@@ -192,7 +204,9 @@ impl Reconciler {
             return;
         }
         self.facts = facts;
-        changes.services.extend(self.store.services().map(|service| service.key.clone()));
+        changes
+            .services
+            .extend(self.store.services().map(|service| service.key.clone()));
         changes.ranges = true;
         if let Err(error) = self.settings.put_node_addrs(&self.facts) {
             tracing::error!(%error, "addresses of this node could not be written; tried again with the next full check");
@@ -203,8 +217,12 @@ impl Reconciler {
     fn put(&mut self, key: &ObjectKey) -> (usize, bool) {
         let service = self.store.service(key);
         let slices = self.store.slices_of(key);
-        let image4 = service.map(|s| compile::<Addr4>(s, &slices, &self.facts)).unwrap_or_default();
-        let image6 = service.map(|s| compile::<Addr6>(s, &slices, &self.facts)).unwrap_or_default();
+        let image4 = service
+            .map(|s| compile::<Addr4>(s, &slices, &self.facts))
+            .unwrap_or_default();
+        let image6 = service
+            .map(|s| compile::<Addr6>(s, &slices, &self.facts))
+            .unwrap_or_default();
         let needs_netns = needs_netns(&image4) || needs_netns(&image6);
         let results = [self.v4.put(key, &image4), self.v6.put(key, &image6)];
         let mut ops = 0;
@@ -243,31 +261,49 @@ impl Reconciler {
         }
         let config = self.settings.config();
         let inside = |key: &ObjectKey| {
-            let Some(service) = self.store.service(key) else { return true };
+            let Some(service) = self.store.service(key) else {
+                return true;
+            };
             let ports = service.ports.iter().map(|port| port.node_port);
-            service.cluster_ips.iter().all(|ip| is_in_range(config, *ip)) && spans((config.nodeport_lo, config.nodeport_hi), ports)
+            service
+                .cluster_ips
+                .iter()
+                .all(|ip| is_in_range(config, *ip))
+                && spans((config.nodeport_lo, config.nodeport_hi), ports)
         };
         !changes.services.iter().all(inside)
     }
 
-    fn wanted_config(&self) -> ProgramConfig {
+    /// The settings as they should be, and what they cannot hold.
+    fn wanted_config(&self) -> (ProgramConfig, Vec<String>) {
         let mut flags = 0;
         for (is_on, flag) in [
             (self.config.localhost4, ProgramConfig::LOCALHOST4),
             (self.config.localhost6, ProgramConfig::LOCALHOST6),
-            (self.config.protect_node_ports, ProgramConfig::PROTECT_NODE_PORTS),
+            (
+                self.config.protect_node_ports,
+                ProgramConfig::PROTECT_NODE_PORTS,
+            ),
         ] {
             if is_on {
                 flags |= flag;
             }
         }
-        ranges::compile(&self.store, &self.facts, flags, self.settings.state().host_netns)
+        ranges::compile(
+            &self.store,
+            &self.facts,
+            flags,
+            self.settings.state().host_netns,
+        )
     }
 
     fn widen_node_ports(&mut self) {
-        let wanted = self.wanted_config();
+        let (wanted, _) = self.wanted_config();
         let mut config = *self.settings.config();
-        if spans((config.nodeport_lo, config.nodeport_hi), [wanted.nodeport_lo.host(), wanted.nodeport_hi.host()]) {
+        if spans(
+            (config.nodeport_lo, config.nodeport_hi),
+            [wanted.nodeport_lo.host(), wanted.nodeport_hi.host()],
+        ) {
             return;
         }
         (config.nodeport_lo, config.nodeport_hi) = (wanted.nodeport_lo, wanted.nodeport_hi);
@@ -275,16 +311,13 @@ impl Reconciler {
     }
 
     fn put_ranges(&mut self) {
-        let wanted = self.wanted_config();
+        let (wanted, warnings) = self.wanted_config();
         self.put_config(&wanted);
-        let v4 = ranges::service_ranges::<Addr4>(&self.store, &self.facts).disowned;
-        let v6 = ranges::service_ranges::<Addr6>(&self.store, &self.facts).disowned;
-        let disowned: BTreeSet<String> =
-            v4.iter().map(ToString::to_string).chain(v6.iter().map(ToString::to_string)).collect();
-        for warning in disowned.difference(&self.disowned) {
+        let warnings: BTreeSet<String> = warnings.into_iter().collect();
+        for warning in warnings.difference(&self.warnings) {
             tracing::warn!("{warning}");
         }
-        self.disowned = disowned;
+        self.warnings = warnings;
     }
 
     fn put_config(&mut self, config: &ProgramConfig) {
@@ -307,8 +340,7 @@ impl Reconciler {
         if !self.is_complete {
             return 0;
         }
-        let wanted = self.wanted_config();
-        self.put_config(&wanted);
+        self.put_ranges();
         let mut repaired = 0;
         for result in [self.v4.repair(), self.v6.repair()] {
             match result {
@@ -321,14 +353,20 @@ impl Reconciler {
             Err(error) => tracing::error!(%error, "the full check could not finish"),
         }
         if repaired > 0 {
-            tracing::warn!(entries = repaired, "maps differed from the plan and were repaired: something else writes to them");
-            self.settings.say(|state| state.repaired = state.repaired.wrapping_add(count(repaired)));
+            tracing::warn!(
+                entries = repaired,
+                "maps differed from the plan and were repaired: something else writes to them"
+            );
+            self.settings
+                .say(|state| state.repaired = state.repaired.wrapping_add(count(repaired)));
         }
         repaired
     }
 }
 
-fn needs_netns<A: plan::Family>(images: &std::collections::BTreeMap<plan::PortKey, plan::PortImage<A>>) -> bool {
+fn needs_netns<A: plan::Family>(
+    images: &std::collections::BTreeMap<plan::PortKey, plan::PortImage<A>>,
+) -> bool {
     let mut frontends = images.values().flat_map(|image| image.frontends.values());
     frontends.any(|frontend| frontend.sources(Class::Pod) == SourceRule::Check)
 }
@@ -356,5 +394,6 @@ fn count(n: usize) -> u32 {
 /// Nanoseconds since boot, the clock of the programs.
 pub fn now_ns() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from);
-    now.map(|now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)).unwrap_or(0)
+    now.map(|now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
+        .unwrap_or(0)
 }

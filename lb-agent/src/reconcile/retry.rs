@@ -32,7 +32,14 @@ impl Retry {
             tracing::error!(service = %key, "not applied, what was in force stays: {reason}");
         }
         let pause = before.map_or(FIRST, |failure| (failure.pause * 2).min(LONGEST));
-        self.failures.insert(key.clone(), Failure { reason: reason.to_owned(), pause, at: now + pause });
+        self.failures.insert(
+            key.clone(),
+            Failure {
+                reason: reason.to_owned(),
+                pause,
+                at: now + pause,
+            },
+        );
     }
 
     /// The write succeeded.
@@ -59,7 +66,10 @@ impl Retry {
 
     /// Those that are due.
     pub fn take_due(&self, now: Instant) -> BTreeSet<ObjectKey> {
-        let due = self.failures.iter().filter(|(_, failure)| failure.at <= now);
+        let due = self
+            .failures
+            .iter()
+            .filter(|(_, failure)| failure.at <= now);
         due.map(|(key, _)| key.clone()).collect()
     }
 }
@@ -70,13 +80,20 @@ mod tests {
 
     #[test]
     fn pauses_grow_up_to_a_minute_and_end_with_success() {
-        let (mut retry, key, start) = (Retry::default(), ObjectKey::new("shop", "web"), Instant::now());
+        let (mut retry, key, start) = (
+            Retry::default(),
+            ObjectKey::new("shop", "web"),
+            Instant::now(),
+        );
         for pause in [1, 2, 4, 8, 16, 32, 60, 60] {
             retry.failed(&key, "map LB4_SLOTS is full", start);
             assert_eq!(retry.next(), Some(start + Duration::from_secs(pause)));
         }
         assert!(!retry.is_due(start + Duration::from_secs(59)));
-        assert_eq!(retry.take_due(start + Duration::from_secs(60)), BTreeSet::from([key.clone()]));
+        assert_eq!(
+            retry.take_due(start + Duration::from_secs(60)),
+            BTreeSet::from([key.clone()])
+        );
         retry.succeeded(&key);
         assert_eq!((retry.len(), retry.next()), (0, None));
     }

@@ -124,7 +124,8 @@ impl Settings {
             self.put_config(&wanted)?;
             repaired += 1;
         }
-        repaired += self.node_addrs4.repair(&pinned, facts)? + self.node_addrs6.repair(&pinned, facts)?;
+        repaired +=
+            self.node_addrs4.repair(&pinned, facts)? + self.node_addrs6.repair(&pinned, facts)?;
         Ok(repaired)
     }
 
@@ -143,12 +144,19 @@ impl Settings {
 
 impl<A: Family> NodeAddrs<A> {
     fn adopt(root: &Path, pinned: &Pinned) -> Result<Self, SettingsError> {
-        Ok(Self { map: Map::open(root, A::MAPS.node_addrs)?, held: pinned.node_addrs()? })
+        Ok(Self {
+            map: Map::open(root, A::MAPS.node_addrs)?,
+            held: pinned.node_addrs()?,
+        })
     }
 
     fn put(&mut self, facts: &Facts) -> Result<(), MapError> {
-        let wanted: BTreeSet<A> =
-            facts.family::<A>().node_port_addrs.iter().filter_map(|ip| A::from_ip(*ip)).collect();
+        let wanted: BTreeSet<A> = facts
+            .family::<A>()
+            .node_port_addrs
+            .iter()
+            .filter_map(|ip| A::from_ip(*ip))
+            .collect();
         for addr in wanted.difference(&self.held.clone()) {
             self.map.put(addr, &1_u32, || format!("{addr:?}"))?;
             self.held.insert(*addr);

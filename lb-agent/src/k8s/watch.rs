@@ -1,0 +1,197 @@
+//! One watch: lists, watches, and never gives up.
+
+use std::time::Duration;
+
+use backon::ExponentialBuilder;
+use futures::{StreamExt as _, stream::BoxStream};
+use kube::{
+    Api, Client,
+    core::Status,
+    runtime::{
+        utils::ResetTimerBackoff,
+        watcher::{self, Config, ExponentialBackoff, watcher},
+    },
+};
+use tokio::{sync::mpsc, time::sleep};
+use tracing::{debug, info, warn};
+
+use super::{follow::Follower, guard::Guarded, kind::Watched};
+use crate::model::Event;
+
+/// Between failures, doubled up to [`MAX_PAUSE`], and somewhat random: all nodes lose an API server
+/// at one time.
+const MIN_PAUSE: Duration = Duration::from_millis(500);
+/// An API server that is back is noticed after this time.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// After this time without failure the next one is a first one.
+const CALM: Duration = Duration::from_secs(60);
+/// For what the cluster does not have, or keeps from us.
+const LONG_PAUSE: Duration = Duration::from_secs(30);
+
+type Words<K> = BoxStream<'static, watcher::Result<watcher::Event<Guarded<K>>>>;
+
+/// Watches what `config` selects until nobody listens to `events`.
+pub(super) async fn run<K: Watched>(client: Client, config: Config, events: mpsc::Sender<Event>) {
+    let mut watch = Watch::<K> {
+        words: begin(&client, &config),
+        follower: Follower::default(),
+        has_list: false,
+        is_refused: false,
+    };
+    let mut pauses = pauses();
+    loop {
+        let word = tokio::select! {
+            word = watch.words.next() => word,
+            () = events.closed() => return,
+        };
+        let (news, pause) = match word {
+            Some(Ok(word)) => (watch.take(word), None),
+            Some(Err(error)) => {
+                let trouble = Trouble::of(&error);
+                if trouble.needs_list(&error) {
+                    watch.words = begin(&client, &config);
+                }
+                let pause = pauses.next().unwrap_or(MAX_PAUSE);
+                watch.fail(trouble, pause)
+            }
+            None => {
+                watch.words = begin(&client, &config);
+                (Vec::new(), pauses.next())
+            }
+        };
+        for event in news {
+            if events.send(event).await.is_err() {
+                return;
+            }
+        }
+        if let Some(pause) = pause {
+            sleep(pause).await;
+        }
+    }
+}
+
+fn begin<K: Watched>(client: &Client, config: &Config) -> Words<K> {
+    watcher(Api::<Guarded<K>>::all(client.clone()), config.clone()).boxed()
+}
+
+fn pauses() -> ResetTimerBackoff<ExponentialBackoff> {
+    let pauses = ExponentialBuilder::default()
+        .with_min_delay(MIN_PAUSE)
+        .with_max_delay(MAX_PAUSE)
+        .with_factor(2.0)
+        .with_jitter()
+        .without_max_times();
+    ResetTimerBackoff::new(pauses.into(), CALM)
+}
+
+struct Watch<K> {
+    words: Words<K>,
+    follower: Follower,
+    has_list: bool,
+    is_refused: bool,
+}
+
+impl<K: Watched> Watch<K> {
+    fn take(&mut self, word: watcher::Event<Guarded<K>>) -> Vec<Event> {
+        // the beginning of a list is told before anything has been asked
+        if !matches!(word, watcher::Event::Init) && std::mem::take(&mut self.is_refused) {
+            info!(kind = %K::kind(&()), "the API server lets us watch again");
+        }
+        self.has_list |= matches!(word, watcher::Event::InitDone);
+        self.follower.take(word)
+    }
+
+    fn fail(&mut self, trouble: Trouble, pause: Duration) -> (Vec<Event>, Option<Duration>) {
+        let kind = K::kind(&());
+        match trouble {
+            Trouble::Lost(error) => debug!(%kind, error, "a watch was lost"),
+            Trouble::Outdated => {
+                debug!(%kind, "the API server has forgotten where we were: list again")
+            }
+            Trouble::Absent(reason) if K::IS_OPTIONAL => {
+                return (self.do_without(&reason), Some(LONG_PAUSE));
+            }
+            Trouble::Absent(reason) | Trouble::Refused(reason) => self.refuse(&reason),
+        }
+        (Vec::new(), Some(pause))
+    }
+
+    fn refuse(&mut self, reason: &str) {
+        let kind = K::kind(&());
+        if std::mem::replace(&mut self.is_refused, true) {
+            debug!(%kind, reason, "the API server still refuses a watch");
+            return;
+        }
+        warn!(%kind, reason, "the API server refuses a watch; the last state stays in force");
+    }
+
+    /// Nothing is known, and nobody should wait for it.
+    fn do_without(&mut self, reason: &str) -> Vec<Event> {
+        if self.has_list {
+            self.refuse(reason);
+            return Vec::new();
+        }
+        self.has_list = true;
+        self.is_refused = true;
+        info!(kind = %K::kind(&()), reason, "done without; asked again every 30 s");
+        vec![Event::Replace(K::KIND, Vec::new())]
+    }
+}
+
+/// Why a watch fails.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Trouble {
+    /// No answer, or the connection broke off: [`super::outage`] tells.
+    Lost(String),
+    /// 410 Gone.
+    Outdated,
+    /// 403 or 404.
+    Absent(String),
+    /// Any other answer.
+    Refused(String),
+}
+
+impl Trouble {
+    fn of(error: &watcher::Error) -> Self {
+        match error {
+            watcher::Error::WatchError(status) => Self::answered(status),
+            watcher::Error::InitialListFailed(error)
+            | watcher::Error::WatchStartFailed(error)
+            | watcher::Error::WatchFailed(error) => Self::asked(error),
+            watcher::Error::NoResourceVersion => Self::Refused(error.to_string()),
+        }
+    }
+
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "kube has many errors, and few mean a lost connection"
+    )]
+    fn asked(error: &kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::answered(status),
+            kube::Error::Service(_) | kube::Error::HyperError(_) | kube::Error::ReadEvents(_) => {
+                Self::Lost(error.to_string())
+            }
+            other => Self::Refused(other.to_string()),
+        }
+    }
+
+    fn answered(status: &Status) -> Self {
+        let reason = format!("{} ({})", status.message, status.code);
+        match status.code {
+            410 => Self::Outdated,
+            403 | 404 => Self::Absent(reason),
+            _ => Self::Refused(reason),
+        }
+    }
+
+    /// kube would ask for the same watch for ever; a list may be answered, and shows when it is.
+    fn needs_list(&self, error: &watcher::Error) -> bool {
+        let is_start = matches!(error, watcher::Error::WatchStartFailed(_));
+        is_start && matches!(self, Self::Outdated | Self::Absent(_))
+    }
+}
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;
