@@ -11,10 +11,12 @@ use crate::cli::args::{LogArgs, LogFormat};
 /// # Errors
 /// RUST_LOG does not parse, or a log is installed already.
 pub fn install(args: &LogArgs) -> anyhow::Result<()> {
+    let is_set = std::env::var_os("RUST_LOG").is_some();
     let filter = EnvFilter::builder()
         .with_default_directive(level(args.verbosity).into())
         .from_env()
         .map_err(|e| anyhow::anyhow!("RUST_LOG: {e}; write a level such as debug"))?;
+    let filter = if is_set { filter } else { quieten(filter)? };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr);
@@ -23,6 +25,22 @@ pub fn install(args: &LogArgs) -> anyhow::Result<()> {
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };
     installed.map_err(|e| anyhow::anyhow!("install the log: {e}"))
+}
+
+/// Libraries that tell every relocation or every frame at debug.
+fn quieten(filter: EnvFilter) -> anyhow::Result<EnvFilter> {
+    [
+        "aya=info",
+        "aya_obj=info",
+        "hyper=info",
+        "hyper_util=info",
+        "rustls=info",
+        "tower=info",
+    ]
+    .into_iter()
+    .try_fold(filter, |filter, directive| {
+        Ok(filter.add_directive(directive.parse()?))
+    })
 }
 
 /// kube-proxy logs what an operator wants at 0 to 3, what a developer wants from 4 on.

@@ -111,8 +111,12 @@ impl Pinned {
         sys::entries(map.as_fd()).map_err(|source| PinnedError::Read { map: name, source })
     }
 
+    /// Opened for writing, though mapped for reading: the kernel maps no read-only descriptor as
+    /// shared, and a BPF map only as such (EINVAL).
     fn array<V: Pod>(&self, name: &'static str) -> Result<Array<V>, PinnedError> {
-        let map = self.map(name)?;
+        let path = self.maps.join(name);
+        let map = sys::open_map(&path, Access::Write)
+            .map_err(|source| PinnedError::Open { path, source })?;
         Array::open(&map).map_err(|source| PinnedError::Read { map: name, source })
     }
 
