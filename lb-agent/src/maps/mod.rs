@@ -3,7 +3,9 @@
 //! [`kernel`] is the real thing; [`fake`] keeps the same content in memory, and refuses what the
 //! kernel would refuse (a full map), so that plans are tested against both.
 
+pub mod fake;
 pub mod family;
+pub mod faulty;
 pub mod kernel;
 pub mod pinned;
 pub mod snapshot;

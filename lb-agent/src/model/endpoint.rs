@@ -30,7 +30,7 @@ impl Slice {
 }
 
 /// One entry of a slice's `ports`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct SlicePort {
     /// Joined with the Service port's name (rule 14).
     pub name: String,
@@ -41,7 +41,7 @@ pub struct SlicePort {
 }
 
 /// One endpoint, conditions with their defaults filled in (rule 18).
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Endpoint {
     /// `addresses[0]`
     pub addr: IpAddr,

@@ -1,0 +1,26 @@
+//! From objects to map changes: [`compile`] says what one Service should be, [`Planner`] gives ids
+//! and finds the ops that make it so, in an order that no reader can trip over.
+//!
+//! Pure: nothing here does I/O, reads a clock or throws dice. The caller applies the ops through
+//! [`crate::maps::LbMaps`] and tells the planner which succeeded.
+
+mod adopt;
+mod claims;
+mod compile;
+mod drift;
+mod facts;
+mod family;
+mod ids;
+mod image;
+mod mirror;
+mod planner;
+mod port_plan;
+pub mod ranges;
+
+pub use claims::Conflict;
+pub use compile::compile;
+pub use drift::Drift;
+pub use facts::{Facts, FamilyFacts};
+pub use family::{Family, MapNames};
+pub use image::{Image, PortImage, PortKey};
+pub use planner::{Fill, Plan, PlanError, Planner, Refused};

@@ -1,0 +1,232 @@
+//! One service port: what it takes to make its entries as they should be.
+
+use std::collections::BTreeMap;
+
+use lb_common::{
+    id::{BackendId, ServiceId},
+    list::{List, ListRange},
+    net::BePort,
+    service::{Backend, BackendFlags, Service, Slot},
+    source::SourceKey,
+};
+
+use super::{
+    Family, PlanError, Planner, PortImage, PortKey, Refused,
+    ids::{Extent, Pool},
+    mirror::Port,
+    planner::{Phases, full},
+};
+use crate::maps::Op;
+
+impl<A: Family> Planner<A> {
+    /// Everything of a port but its frontends. What did not fit is added to `refused`, and the
+    /// rest is planned; an error means that nothing of the port is.
+    pub(super) fn plan_port(
+        &mut self,
+        key: &PortKey,
+        image: &PortImage<A>,
+        refused: &mut Vec<Refused>,
+    ) -> Result<Phases<A>, PlanError> {
+        let name = key.name().ok_or_else(|| PlanError::Name(key.clone()))?;
+        let id = self.id_for(key)?;
+        let mut phases = Phases::new();
+        let mut refuse = |error: Option<PlanError>| {
+            refused.extend(error.map(|error| Refused {
+                port: key.clone(),
+                error,
+            }));
+        };
+        if self.mirror.names.get(&id) != Some(&name) {
+            phases.build.push(Op::PutName(id, name));
+        }
+        refuse(self.plan_sources(id, image, &mut phases));
+        let (placed, error) = self.plan_backends(key, id, image, &mut phases)?;
+        refuse(error);
+        let (cluster, error) = self.plan_list(key, List::Cluster, image, &placed, &mut phases)?;
+        refuse(error);
+        let (local, error) = self.plan_list(key, List::Local, image, &placed, &mut phases)?;
+        refuse(error);
+        let has_sources = !image.sources.is_empty();
+        let service = Service {
+            cluster,
+            local,
+            affinity_timeout_s: image.affinity_timeout_s,
+            algorithm: image.algorithm,
+            flags: Service::IN_USE | if has_sources { Service::HAS_SOURCES } else { 0 },
+            pad: 0,
+            cursor: 0,
+        };
+        if self.mirror.services.get(&id) != Some(&service) {
+            phases.build.push(Op::PutService(id, service));
+        }
+        Ok(phases)
+    }
+
+    fn id_for(&mut self, key: &PortKey) -> Result<ServiceId, PlanError> {
+        if let Some(port) = self.ports.get(key) {
+            return Ok(port.id);
+        }
+        let id = take(&mut self.service_ids)?
+            .ok_or_else(|| full(A::MAPS.services, self.capacities.services))?;
+        let id = ServiceId(id);
+        self.ports.insert(key.clone(), Port::new(id));
+        self.by_id.insert(id, key.clone());
+        Ok(id)
+    }
+
+    /// Ranges that do not fit are left out, which lets fewer clients in.
+    fn plan_sources(
+        &self,
+        service: ServiceId,
+        image: &PortImage<A>,
+        phases: &mut Phases<A>,
+    ) -> Option<PlanError> {
+        let held = &self.mirror.sources;
+        let mut room = (self.capacities.sources as usize).saturating_sub(held.len());
+        let mut error = None;
+        for (addr, bits) in &image.sources {
+            let key = SourceKey {
+                service,
+                addr: *addr,
+            };
+            if held.contains(&(key, *bits)) {
+                continue;
+            }
+            if room == 0 {
+                error = Some(full(A::MAPS.sources, self.capacities.sources));
+                break;
+            }
+            room -= 1;
+            phases.build.push(Op::PutSource(key, *bits));
+        }
+        let gone = (self.mirror.sources_of(service))
+            .filter(|(key, bits)| !image.sources.contains(&(key.addr, *bits)));
+        (phases.free_sources).extend(gone.map(|(key, bits)| Op::DelSource(*key, *bits)));
+        error
+    }
+
+    /// Gives every endpoint its slot form. Endpoints in use come first, so that where ids run out
+    /// those that carry no traffic go without.
+    fn plan_backends(
+        &mut self,
+        key: &PortKey,
+        service: ServiceId,
+        image: &PortImage<A>,
+        phases: &mut Phases<A>,
+    ) -> Result<Placed<A>, PlanError> {
+        let mut placed = BTreeMap::new();
+        let mut error = None;
+        let in_use = |flags: &BackendFlags| {
+            flags.has(BackendFlags::IN_CLUSTER) || flags.has(BackendFlags::IN_LOCAL)
+        };
+        for wanted in [true, false] {
+            let endpoints = image.endpoints.iter();
+            for (place, flags) in endpoints.filter(|(_, flags)| in_use(flags) == wanted) {
+                let Some((id, backend, is_new)) = self.backend_for(key, service, *place, *flags)?
+                else {
+                    error = Some(full(A::MAPS.backends, self.capacities.backends));
+                    continue;
+                };
+                if is_new {
+                    phases.build.push(Op::PutBackend(id, backend));
+                }
+                placed.insert(*place, backend.slot(id));
+            }
+        }
+        if let Some(port) = self.ports.get(key) {
+            let gone = port.backends.iter();
+            let gone = gone.filter(|(place, _)| !image.endpoints.contains_key(place));
+            (phases.free_backends).extend(gone.map(|(_, id)| self.freed(*id)));
+        }
+        Ok((placed, error))
+    }
+
+    /// The backend of an endpoint, and whether it must be written.
+    fn backend_for(
+        &mut self,
+        key: &PortKey,
+        service: ServiceId,
+        place: (A, BePort),
+        flags: BackendFlags,
+    ) -> Result<Option<(BackendId, Backend<A>, bool)>, PlanError> {
+        let (addr, port) = place;
+        let known = self.ports.get(key).and_then(|p| p.backends.get(&place));
+        let held = known.and_then(|id| Some((*id, *self.mirror.backends.get(id)?)));
+        if let Some((id, held)) = held {
+            let backend = Backend { flags, ..held };
+            return Ok(Some((id, backend, backend != held)));
+        }
+        let Some(id) = take(&mut self.backend_ids)?.map(BackendId) else {
+            return Ok(None);
+        };
+        if let Some(port) = self.ports.get_mut(key) {
+            port.pending.backends.insert(id);
+        }
+        let backend = Backend {
+            addr,
+            port,
+            generation: self.mirror.next_generation(id),
+            service,
+            flags,
+        };
+        Ok(Some((id, backend, true)))
+    }
+
+    /// A list: the published one where its slots are as they should be, else a new run. Where there
+    /// is no run so long, the list is cut to the longest.
+    fn plan_list(
+        &mut self,
+        key: &PortKey,
+        list: List,
+        image: &PortImage<A>,
+        placed: &BTreeMap<(A, BePort), Slot<A>>,
+        phases: &mut Phases<A>,
+    ) -> Result<(ListRange, Option<PlanError>), PlanError> {
+        let places = image.list(list);
+        let mut slots: Vec<Slot<A>> =
+            (places.iter().filter_map(|place| placed.get(place)).copied()).collect();
+        if slots.is_empty() {
+            return Ok((ListRange::empty(image.verdict), None));
+        }
+        if let Some(range) = self.published(key, list, &slots) {
+            return Ok((range, None));
+        }
+        let wanted = u32::try_from(slots.len()).unwrap_or(u32::MAX);
+        if self.slots.longest() < wanted && self.slots.is_resting() {
+            return Err(PlanError::NeedsGrace);
+        }
+        let error = || full(A::MAPS.slots, self.capacities.slots);
+        let taken = self.slots.take_up_to(wanted).ok_or_else(error)?;
+        if let Some(port) = self.ports.get_mut(key) {
+            port.pending.extents.push(taken);
+        }
+        let error = (taken.len < wanted).then(error);
+        slots.truncate(taken.len as usize);
+        phases.build.push(Op::PutSlots(taken.base, slots));
+        Ok((ListRange::new(taken.base, taken.len), error))
+    }
+
+    /// The list that readers see, if it has exactly these slots.
+    fn published(&self, key: &PortKey, list: List, slots: &[Slot<A>]) -> Option<ListRange> {
+        let port = self.ports.get(key)?;
+        let range = self.mirror.services.get(&port.id)?.list(list);
+        let extent = Extent {
+            base: range.base(),
+            len: range.len(),
+        };
+        let run = self.mirror.runs.get(&extent.base)?;
+        (port.owned.contains(&extent) && run == slots).then_some(range)
+    }
+}
+
+/// The slots of endpoints by place, and what was wrong where some are missing.
+type Placed<A> = (BTreeMap<(A, BePort), Slot<A>>, Option<PlanError>);
+
+/// An id, unless none is free; one that only rests must be waited for.
+fn take(pool: &mut Pool) -> Result<Option<u32>, PlanError> {
+    match pool.take() {
+        Some(id) => Ok(Some(id)),
+        None if pool.is_resting() => Err(PlanError::NeedsGrace),
+        None => Ok(None),
+    }
+}
