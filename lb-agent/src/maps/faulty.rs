@@ -23,6 +23,11 @@ impl<M> Faulty<M> {
         }
     }
 
+    /// Nothing fails any more.
+    pub fn heal(&mut self) {
+        self.one_in = 0;
+    }
+
     /// SplitMix64 (Steele, Lea, Flood 2014).
     fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
