@@ -1,7 +1,9 @@
 //! Ids, and what the kernel holds: turns desired ports into ops, one Service at a time.
 //!
 //! A plan changes nothing by itself. The caller applies its ops in order and calls
-//! [`Planner::note`] after each that succeeded; it stops at the first that fails, and plans again.
+//! [`Planner::note`] after each that succeeded; it stops at the first that fails, and plans that
+//! Service again, at once or after others. No plan is made while another is half applied and may
+//! still go on.
 //! Whatever a failed attempt left behind is either used by the next plan or taken back.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -148,6 +150,8 @@ pub struct Planner<A: Family> {
     pub(super) slots: Extents,
     /// Adopted Services that nobody has planned since.
     pub(super) unplanned: BTreeSet<ObjectKey>,
+    /// Frontends that a plan changes, until that is known to have succeeded.
+    unsettled: BTreeSet<FrontendKey<A>>,
 }
 
 impl<A: Family> Planner<A> {
@@ -162,6 +166,7 @@ impl<A: Family> Planner<A> {
             backend_ids: Pool::new(capacities.backends, &BTreeSet::new()),
             slots: Extents::new(capacities.slots),
             unplanned: BTreeSet::new(),
+            unsettled: BTreeSet::new(),
             capacities,
         }
     }
@@ -204,7 +209,7 @@ impl<A: Family> Planner<A> {
             }
         }
         self.unplanned.remove(service);
-        let mut touched = BTreeSet::new();
+        let mut touched = std::mem::take(&mut self.unsettled);
         for key in good.iter().copied() {
             let image = &desired[key];
             (self.claims).replace(key, image.created_s, &image.frontends, &mut touched);
@@ -258,13 +263,17 @@ impl<A: Family> Planner<A> {
                 }
             }
             Op::PutFrontend(key, val) => {
+                self.unsettled.remove(key);
                 self.disown_frontend(key);
                 self.mirror.frontends.insert(*key, *val);
                 if let Some(port) = self.port_mut(val.service) {
                     port.frontends.insert(*key);
                 }
             }
-            Op::DelFrontend(key) => self.disown_frontend(key),
+            Op::DelFrontend(key) => {
+                self.unsettled.remove(key);
+                self.disown_frontend(key);
+            }
         }
     }
 
@@ -350,6 +359,7 @@ impl<A: Family> Planner<A> {
             let Some((port, val)) = winner.map(|(port, val)| (port.clone(), *val)) else {
                 if held.is_some() {
                     phases.unanswer.push(Op::DelFrontend(*key));
+                    self.unsettled.insert(*key);
                 }
                 self.claims.judge(key, None);
                 continue;
@@ -365,6 +375,7 @@ impl<A: Family> Planner<A> {
             if held != Some(&val) {
                 room -= usize::from(held.is_none());
                 phases.answer.push(Op::PutFrontend(*key, val));
+                self.unsettled.insert(*key);
             }
             plan.conflicts.extend(self.claims.judge(key, Some(&port)));
         }

@@ -315,6 +315,7 @@ impl<A: Family> World<A> {
     pub fn restart(&mut self) {
         let held = self.maps.read().expect("maps can be read");
         self.planner = Planner::adopt(self.maps.capacities(), held);
+        (self.maps.wait_for_readers()).expect("nothing to fail");
         self.dirty = self
             .store
             .services()
