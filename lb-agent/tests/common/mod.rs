@@ -175,6 +175,9 @@ pub fn config() -> Config {
         cgroup_root: PathBuf::new(),
         bpffs_root: PathBuf::new(),
         capacities: ROOMY,
+        devices: Vec::new(),
+        min_sync_period: std::time::Duration::ZERO,
+        full_check_period: std::time::Duration::ZERO,
     }
 }
 
