@@ -105,7 +105,10 @@ fn unsafe_code_of_the_programs_is_in_the_files_for_it() {
     // Maps, attributes of entry points, and fields and helpers of the two kinds of contexts.
     let allowed = ["maps.rs", "programs.rs", "sock.rs", "sock_addr.rs"];
     for (path, text) in sources("lb-ebpf/src") {
-        if !allowed.iter().any(|name| path.ends_with(&format!("/{name}"))) {
+        if !allowed
+            .iter()
+            .any(|name| path.ends_with(&format!("/{name}")))
+        {
             assert_eq!(uses(&text, "unsafe"), [""; 0], "{path}");
         }
     }
