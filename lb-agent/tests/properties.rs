@@ -193,7 +193,7 @@ fn fresh<A: Family>(config: Config, world: &World<A>) -> World<A> {
     let mut fresh = World::new(config, Faulty::new(FakeMaps::new(ROOMY), 0, 0));
     let store = world.store.clone();
     fresh.apply(Event::HostAddrs(store.host_addrs().clone()));
-    for node in store.node() {
+    if let Some(node) = store.node() {
         fresh.apply(Event::Apply(Object::Node(node.clone())));
     }
     for service in store.services() {

@@ -13,14 +13,13 @@ use lb_common::{
     id::{BackendId, ServiceId},
     list::{List, ListRange},
     map_table,
-    net::BePort,
+    net::{Address, BePort},
     service::{Backend, Service, Slot},
     source::SourceKey,
     tables::Tables,
 };
 
-use super::{Capacities, Content, LbMaps, MapError, Op};
-use crate::plan::Family;
+use super::{Capacities, Content, LbMaps, MapError, Op, family::Family};
 
 /// Maps of one family in memory.
 #[derive(Clone, Debug)]
@@ -348,10 +347,7 @@ impl<A: Family> LbMaps<A> for FakeMaps<A> {
     }
 }
 
-impl<A: Family> Tables<A> for FakeMaps<A>
-where
-    Config: lb_common::config::FamilyConfig<A>,
-{
+impl<A: Family> Tables<A> for FakeMaps<A> {
     fn frontend(&self, key: &FrontendKey<A>) -> Option<FrontendVal> {
         self.content.frontends.get(key).copied()
     }
@@ -375,7 +371,7 @@ where
     fn source_allowed(&self, service: ServiceId, client: &A) -> bool {
         let holds = |(key, bits): &(SourceKey<A>, u32)| {
             let shift = A::BITS - bits;
-            let cut = |addr: A| addr.number().checked_shr(shift).unwrap_or(0);
+            let cut = |addr: A| number(&addr).checked_shr(shift).unwrap_or(0);
             key.service == service && cut(key.addr) == cut(*client)
         };
         self.content.sources.iter().any(holds)
@@ -390,11 +386,11 @@ where
     }
 
     fn localhost(&self) -> bool {
-        lb_common::config::FamilyConfig::<A>::localhost(&self.config)
+        A::settings(&self.config).localhost()
     }
 
     fn service_range(&self, addr: &A) -> Option<u32> {
-        lb_common::config::FamilyConfig::<A>::ranges(&self.config).find(addr)
+        A::settings(&self.config).ranges().find(addr)
     }
 
     fn affinity(&self, key: &AffinityKey) -> Option<AffinityVal> {
@@ -411,7 +407,12 @@ where
 }
 
 fn pin_key(key: &AffinityKey) -> (u128, ServiceId) {
-    (Family::number(key.client), key.service)
+    (number(&key.client), key.service)
+}
+
+fn number<A: Address>(addr: &A) -> u128 {
+    let [high, low] = addr.words();
+    u128::from(high) << 64 | u128::from(low)
 }
 
 fn indices(list: ListRange) -> std::ops::Range<u32> {

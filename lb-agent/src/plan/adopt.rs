@@ -22,7 +22,9 @@ use super::{
 use crate::maps::{Capacities, Content, Op};
 
 impl<A: Family> Planner<A> {
-    /// Over maps that hold `content`. Plan every Service next, then [`Planner::sweep`].
+    /// Over maps that hold `content`. What the old agent freed last may still be in use: wait for
+    /// readers ([`crate::maps::LbMaps::wait_for_readers`]) before the first op. Plan every Service
+    /// next, then [`Planner::sweep`].
     pub fn adopt(capacities: Capacities, content: Content<A>) -> Self {
         let mut planner = Self::new(capacities);
         planner.adopt_ids(&content);

@@ -103,16 +103,13 @@ impl<A: Family> Claims<A> {
         self.by_key.contains_key(key)
     }
 
-    /// The first claimant that `can_answer`.
-    pub(super) fn winner(
+    /// Who claims it, the one with the best right first.
+    pub(super) fn claimants(
         &self,
         key: &FrontendKey<A>,
-        can_answer: impl Fn(&PortKey) -> bool,
-    ) -> Option<(&PortKey, &FrontendVal)> {
-        let claimants = self.by_key.get(key)?;
-        let answering = |(rank, _): &(&Rank, &FrontendVal)| can_answer(&rank.port);
-        let (rank, val) = claimants.iter().find(answering)?;
-        Some((&rank.port, val))
+    ) -> impl Iterator<Item = (&PortKey, &FrontendVal)> {
+        let claimants = self.by_key.get(key).into_iter().flatten();
+        claimants.map(|(rank, val)| (&rank.port, val))
     }
 
     /// Notes who lost `key` to whom, and returns those that did not lose it before. Claims to a

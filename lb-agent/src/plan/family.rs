@@ -1,123 +1,31 @@
-//! What the agent needs to know of an address family beyond what the programs need.
+//! Addresses as numbers, for what counts with whole networks of either family.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use lb_common::net::{Addr4, Addr6, Address};
 
-/// The names of a family's maps, as in [`lb_common::map_table`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(missing_docs, reason = "named after the maps")]
-pub struct MapNames {
-    pub frontends: &'static str,
-    pub services: &'static str,
-    pub names: &'static str,
-    pub slots: &'static str,
-    pub backends: &'static str,
-    pub sources: &'static str,
-    pub node_addrs: &'static str,
+pub use crate::maps::family::Family;
+
+/// An address in host order.
+pub(super) fn number<A: Family>(addr: A) -> u128 {
+    let [high, low] = addr.words();
+    u128::from(high) << 64 | u128::from(low)
 }
 
-/// IPv4 or IPv6. The two are independent (rule 6).
-pub trait Family: Address + Default {
-    /// Its maps.
-    const MAPS: MapNames;
-    /// The address, if it is of this family. A v4-mapped IPv6 address is not IPv4.
-    fn from_ip(ip: IpAddr) -> Option<Self>;
-    /// As the standard library has it.
-    fn ip(self) -> IpAddr;
-    /// From a number in host order; bits that an address of the family has not are cut.
-    fn from_number(number: u128) -> Self;
-
-    /// As a number in host order.
-    fn number(self) -> u128 {
-        let [high, low] = self.words();
-        u128::from(high) << 64 | u128::from(low)
-    }
-
-    /// First and last address of a network of this family.
-    fn bounds(net: &IpNet) -> Option<(u128, u128)> {
-        let first = Self::from_ip(net.network())?.number();
-        let last = Self::from_ip(net.broadcast())?.number();
-        Some((first, last))
-    }
-}
-
-impl Family for Addr4 {
-    const MAPS: MapNames = MapNames {
-        frontends: "LB4_FRONTENDS",
-        services: "LB4_SERVICES",
-        names: "LB4_NAMES",
-        slots: "LB4_SLOTS",
-        backends: "LB4_BACKENDS",
-        sources: "LB4_SOURCES",
-        node_addrs: "LB4_NODE_ADDRS",
+/// The reverse; a number beyond the family's last address gives that one.
+pub(super) fn from_number<A: Family>(number: u128) -> A {
+    let ip = if A::FAMILY == 4 {
+        let bits = u32::try_from(number).unwrap_or(u32::MAX);
+        IpAddr::V4(Ipv4Addr::from_bits(bits))
+    } else {
+        IpAddr::V6(Ipv6Addr::from_bits(number))
     };
-
-    fn from_ip(ip: IpAddr) -> Option<Self> {
-        match ip {
-            IpAddr::V4(ip) => Some(ip.into()),
-            IpAddr::V6(_) => None,
-        }
-    }
-
-    fn ip(self) -> IpAddr {
-        IpAddr::V4(self.into())
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "the cut is the contract")]
-    fn from_number(number: u128) -> Self {
-        Ipv4Addr::from_bits(number as u32).into()
-    }
+    A::from_ip(ip).unwrap_or(A::UNSPECIFIED)
 }
 
-impl Family for Addr6 {
-    const MAPS: MapNames = MapNames {
-        frontends: "LB6_FRONTENDS",
-        services: "LB6_SERVICES",
-        names: "LB6_NAMES",
-        slots: "LB6_SLOTS",
-        backends: "LB6_BACKENDS",
-        sources: "LB6_SOURCES",
-        node_addrs: "LB6_NODE_ADDRS",
-    };
-
-    fn from_ip(ip: IpAddr) -> Option<Self> {
-        match ip {
-            IpAddr::V4(_) => None,
-            IpAddr::V6(ip) => Some(ip.into()),
-        }
-    }
-
-    fn ip(self) -> IpAddr {
-        IpAddr::V6(self.into())
-    }
-
-    fn from_number(number: u128) -> Self {
-        Ipv6Addr::from_bits(number).into()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use lb_common::map_table::find;
-
-    use super::*;
-
-    #[test]
-    fn every_name_is_in_the_map_table() {
-        for names in [Addr4::MAPS, Addr6::MAPS] {
-            for name in [
-                names.frontends,
-                names.services,
-                names.slots,
-                names.backends,
-                names.sources,
-                names.node_addrs,
-                names.names,
-            ] {
-                assert!(find(name).is_some(), "{name}");
-            }
-        }
-    }
+/// First and last address of a network; `None` for one of the other family.
+pub(super) fn bounds<A: Family>(net: &IpNet) -> Option<(u128, u128)> {
+    let first = A::from_ip(net.network())?;
+    let last = A::from_ip(net.broadcast())?;
+    Some((number(first), number(last)))
 }

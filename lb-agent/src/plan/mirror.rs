@@ -72,6 +72,8 @@ pub(super) struct Port<A: Family> {
     pub(super) owned: Vec<Extent>,
     /// Given to it by a plan, but not known to be in use.
     pub(super) pending: Pending,
+    /// How many ops that build it are planned and not known to have succeeded.
+    pub(super) build_left: usize,
 }
 
 impl<A: Family> Port<A> {
@@ -82,6 +84,7 @@ impl<A: Family> Port<A> {
             frontends: BTreeSet::new(),
             owned: Vec::new(),
             pending: Pending::default(),
+            build_left: 0,
         }
     }
 }

@@ -21,6 +21,6 @@ pub use claims::Conflict;
 pub use compile::compile;
 pub use drift::Drift;
 pub use facts::{Facts, FamilyFacts};
-pub use family::{Family, MapNames};
+pub use family::Family;
 pub use image::{Image, PortImage, PortKey};
 pub use planner::{Fill, Plan, PlanError, Planner, Refused};

@@ -1,7 +1,9 @@
 //! Ids, and what the kernel holds: turns desired ports into ops, one Service at a time.
 //!
 //! A plan changes nothing by itself. The caller applies its ops in order and calls
-//! [`Planner::note`] after each that succeeded; it stops at the first that fails, and plans again.
+//! [`Planner::note`] after each that succeeded; it stops at the first that fails, and plans that
+//! Service again, at once or after others. No plan is made while another is half applied and may
+//! still go on.
 //! Whatever a failed attempt left behind is either used by the next plan or taken back.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -148,6 +150,8 @@ pub struct Planner<A: Family> {
     pub(super) slots: Extents,
     /// Adopted Services that nobody has planned since.
     pub(super) unplanned: BTreeSet<ObjectKey>,
+    /// Frontends that a plan changes, until that is known to have succeeded.
+    unsettled: BTreeSet<FrontendKey<A>>,
 }
 
 impl<A: Family> Planner<A> {
@@ -162,6 +166,7 @@ impl<A: Family> Planner<A> {
             backend_ids: Pool::new(capacities.backends, &BTreeSet::new()),
             slots: Extents::new(capacities.slots),
             unplanned: BTreeSet::new(),
+            unsettled: BTreeSet::new(),
             capacities,
         }
     }
@@ -192,8 +197,11 @@ impl<A: Family> Planner<A> {
         let mut good = BTreeSet::new();
         for (key, image) in desired {
             match self.plan_port(key, image, &mut plan.refused) {
-                Ok(port) => {
-                    phases.append(port);
+                Ok(port_phases) => {
+                    if let Some(port) = self.ports.get_mut(key) {
+                        port.build_left = port_phases.build.len();
+                    }
+                    phases.append(port_phases);
                     good.insert(key);
                 }
                 Err(PlanError::NeedsGrace) => return Err(PlanError::NeedsGrace),
@@ -204,7 +212,7 @@ impl<A: Family> Planner<A> {
             }
         }
         self.unplanned.remove(service);
-        let mut touched = BTreeSet::new();
+        let mut touched = std::mem::take(&mut self.unsettled);
         for key in good.iter().copied() {
             let image = &desired[key];
             (self.claims).replace(key, image.created_s, &image.frontends, &mut touched);
@@ -234,6 +242,7 @@ impl<A: Family> Planner<A> {
         match op {
             Op::PutName(id, name) => {
                 self.mirror.names.insert(*id, *name);
+                self.note_built(*id);
             }
             Op::DelName(id) => {
                 let was_known = self.mirror.names.remove(id).is_some();
@@ -241,6 +250,7 @@ impl<A: Family> Planner<A> {
             }
             Op::PutSource(key, bits) => {
                 self.mirror.sources.insert((*key, *bits));
+                self.note_built(key.service);
             }
             Op::DelSource(key, bits) => {
                 self.mirror.sources.remove(&(*key, *bits));
@@ -248,6 +258,9 @@ impl<A: Family> Planner<A> {
             Op::PutBackend(id, backend) => self.note_backend(*id, backend),
             Op::PutSlots(base, slots) => {
                 self.mirror.runs.insert(*base, slots.clone());
+                if let Some(slot) = slots.first() {
+                    self.note_built(slot.service);
+                }
             }
             Op::PutService(id, service) => self.note_service(*id, service),
             Op::DelService(id) => {
@@ -258,13 +271,17 @@ impl<A: Family> Planner<A> {
                 }
             }
             Op::PutFrontend(key, val) => {
+                self.unsettled.remove(key);
                 self.disown_frontend(key);
                 self.mirror.frontends.insert(*key, *val);
                 if let Some(port) = self.port_mut(val.service) {
                     port.frontends.insert(*key);
                 }
             }
-            Op::DelFrontend(key) => self.disown_frontend(key),
+            Op::DelFrontend(key) => {
+                self.unsettled.remove(key);
+                self.disown_frontend(key);
+            }
         }
     }
 
@@ -329,8 +346,7 @@ impl<A: Family> Planner<A> {
         }
     }
 
-    /// Decides every touched address anew: the first claimant whose service is in the maps, or will
-    /// be by then, answers.
+    /// Decides every touched address anew: the first claimant that can answer does.
     fn plan_frontends(
         &mut self,
         touched: &BTreeSet<FrontendKey<A>>,
@@ -338,36 +354,53 @@ impl<A: Family> Planner<A> {
         phases: &mut Phases<A>,
         plan: &mut Plan<A>,
     ) {
-        let mut room =
-            (self.capacities.frontends as usize).saturating_sub(self.mirror.frontends.len());
+        let capacity = self.capacities.frontends;
+        let mut room = (capacity as usize).saturating_sub(self.mirror.frontends.len());
         for key in touched {
-            let can_answer = |port: &PortKey| {
-                let is_published = |port: &Port<A>| self.mirror.services.contains_key(&port.id);
-                good.contains(port) || self.ports.get(port).is_some_and(is_published)
-            };
-            let winner = self.claims.winner(key, can_answer);
-            let held = self.mirror.frontends.get(key);
-            let Some((port, val)) = winner.map(|(port, val)| (port.clone(), *val)) else {
+            let held = self.mirror.frontends.get(key).copied();
+            let Some((port, val)) = self.answer(key, held, good) else {
                 if held.is_some() {
                     phases.unanswer.push(Op::DelFrontend(*key));
+                    self.unsettled.insert(*key);
                 }
                 self.claims.judge(key, None);
                 continue;
             };
-            let val = self.owned_by(&port, val);
             if held.is_none() && room == 0 {
                 plan.refused.push(Refused {
                     port,
-                    error: full(A::MAPS.frontends, self.capacities.frontends),
+                    error: full(A::MAPS.frontends, capacity),
                 });
                 continue;
             }
-            if held != Some(&val) {
+            if held != Some(val) {
                 room -= usize::from(held.is_none());
                 phases.answer.push(Op::PutFrontend(*key, val));
+                self.unsettled.insert(*key);
             }
             plan.conflicts.extend(self.claims.judge(key, Some(&port)));
         }
+    }
+
+    /// Who answers on `key`, and how. A claimant whose lists are in the maps, or will be by then,
+    /// answers as it wants to; one that is half built only keeps what it holds already.
+    fn answer(
+        &self,
+        key: &FrontendKey<A>,
+        held: Option<FrontendVal>,
+        good: &BTreeSet<&PortKey>,
+    ) -> Option<(PortKey, FrontendVal)> {
+        let answers = |(claimant, wanted): (&PortKey, &FrontendVal)| {
+            let wanted = self.owned_by(claimant, *wanted);
+            let port = self.ports.get(claimant)?;
+            let is_built = port.build_left == 0 && self.mirror.services.contains_key(&port.id);
+            if good.contains(claimant) || is_built {
+                return Some((claimant.clone(), wanted));
+            }
+            let kept = held.filter(|held| held.service == wanted.service)?;
+            Some((claimant.clone(), kept))
+        };
+        self.claims.claimants(key).find_map(answers)
     }
 
     /// A claim's value with the claimant's id in it; a ClusterIP as such belongs to nobody.
@@ -435,6 +468,14 @@ impl<A: Family> Planner<A> {
             port.backends.insert((backend.addr, backend.port), id);
             port.pending.backends.remove(&id);
         }
+        self.note_built(backend.service);
+    }
+
+    /// One op less that builds the port.
+    fn note_built(&mut self, id: ServiceId) {
+        if let Some(port) = self.port_mut(id) {
+            port.build_left = port.build_left.saturating_sub(1);
+        }
     }
 
     fn note_service(&mut self, id: ServiceId, service: &Service) {
@@ -443,6 +484,7 @@ impl<A: Family> Planner<A> {
             ..*service
         };
         self.mirror.services.insert(id, service);
+        self.note_built(id);
         let lists = [List::Cluster, List::Local].map(|list| service.list(list));
         let covered = (lists.iter().filter(|list| !list.is_empty()))
             .map(|list| Extent {

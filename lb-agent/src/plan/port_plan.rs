@@ -13,7 +13,7 @@ use lb_common::{
 use super::{
     Family, PlanError, Planner, PortImage, PortKey, Refused,
     ids::{Extent, Pool},
-    mirror::Port,
+    mirror::{Mirror, Port},
     planner::{Phases, full},
 };
 use crate::maps::Op;
@@ -40,7 +40,7 @@ impl<A: Family> Planner<A> {
             phases.build.push(Op::PutName(id, name));
         }
         refuse(self.plan_sources(id, image, &mut phases));
-        let (placed, error) = self.plan_backends(key, id, image, &mut phases)?;
+        let (placed, error) = self.plan_backends(key, image, &mut phases)?;
         refuse(error);
         let (cluster, error) = self.plan_list(key, List::Cluster, image, &placed, &mut phases)?;
         refuse(error);
@@ -110,66 +110,45 @@ impl<A: Family> Planner<A> {
     fn plan_backends(
         &mut self,
         key: &PortKey,
-        service: ServiceId,
         image: &PortImage<A>,
         phases: &mut Phases<A>,
     ) -> Result<Placed<A>, PlanError> {
         let mut placed = BTreeMap::new();
         let mut error = None;
+        let Some(port) = self.ports.get_mut(key) else {
+            return Ok((placed, error));
+        };
         let in_use = |flags: &BackendFlags| {
             flags.has(BackendFlags::IN_CLUSTER) || flags.has(BackendFlags::IN_LOCAL)
         };
         for wanted in [true, false] {
             let endpoints = image.endpoints.iter();
             for (place, flags) in endpoints.filter(|(_, flags)| in_use(flags) == wanted) {
-                let Some((id, backend, is_new)) = self.backend_for(key, service, *place, *flags)?
-                else {
+                let held = held(port, &self.mirror, place);
+                let new = match held {
+                    Some(held) => Some(held),
+                    None => allot(port, &self.mirror, &mut self.backend_ids, *place)?,
+                };
+                let Some((id, backend)) = new else {
                     error = Some(full(A::MAPS.backends, self.capacities.backends));
                     continue;
                 };
-                if is_new {
+                let backend = Backend {
+                    flags: *flags,
+                    ..backend
+                };
+                if held != Some((id, backend)) {
                     phases.build.push(Op::PutBackend(id, backend));
                 }
                 placed.insert(*place, backend.slot(id));
             }
         }
-        if let Some(port) = self.ports.get(key) {
-            let gone = port.backends.iter();
-            let gone = gone.filter(|(place, _)| !image.endpoints.contains_key(place));
-            (phases.free_backends).extend(gone.map(|(_, id)| self.freed(*id)));
-        }
+        let gone = (port.backends.iter())
+            .filter(|(place, _)| !image.endpoints.contains_key(place))
+            .map(|(_, id)| *id);
+        let gone: Vec<BackendId> = gone.collect();
+        (phases.free_backends).extend(gone.into_iter().map(|id| self.freed(id)));
         Ok((placed, error))
-    }
-
-    /// The backend of an endpoint, and whether it must be written.
-    fn backend_for(
-        &mut self,
-        key: &PortKey,
-        service: ServiceId,
-        place: (A, BePort),
-        flags: BackendFlags,
-    ) -> Result<Option<(BackendId, Backend<A>, bool)>, PlanError> {
-        let (addr, port) = place;
-        let known = self.ports.get(key).and_then(|p| p.backends.get(&place));
-        let held = known.and_then(|id| Some((*id, *self.mirror.backends.get(id)?)));
-        if let Some((id, held)) = held {
-            let backend = Backend { flags, ..held };
-            return Ok(Some((id, backend, backend != held)));
-        }
-        let Some(id) = take(&mut self.backend_ids)?.map(BackendId) else {
-            return Ok(None);
-        };
-        if let Some(port) = self.ports.get_mut(key) {
-            port.pending.backends.insert(id);
-        }
-        let backend = Backend {
-            addr,
-            port,
-            generation: self.mirror.next_generation(id),
-            service,
-            flags,
-        };
-        Ok(Some((id, backend, true)))
     }
 
     /// A list: the published one where its slots are as they should be, else a new run. Where there
@@ -221,6 +200,37 @@ impl<A: Family> Planner<A> {
 
 /// The slots of endpoints by place, and what was wrong where some are missing.
 type Placed<A> = (BTreeMap<(A, BePort), Slot<A>>, Option<PlanError>);
+
+/// The backend that the kernel holds for an endpoint.
+fn held<A: Family>(
+    port: &Port<A>,
+    mirror: &Mirror<A>,
+    place: &(A, BePort),
+) -> Option<(BackendId, Backend<A>)> {
+    let id = port.backends.get(place)?;
+    Some((*id, *mirror.backends.get(id)?))
+}
+
+/// A new backend for an endpoint, without flags; `None`: there is no id for it.
+fn allot<A: Family>(
+    owner: &mut Port<A>,
+    mirror: &Mirror<A>,
+    ids: &mut Pool,
+    (addr, port): (A, BePort),
+) -> Result<Option<(BackendId, Backend<A>)>, PlanError> {
+    let Some(id) = take(ids)?.map(BackendId) else {
+        return Ok(None);
+    };
+    owner.pending.backends.insert(id);
+    let backend = Backend {
+        addr,
+        port,
+        generation: mirror.next_generation(id),
+        service: owner.id,
+        flags: BackendFlags::default(),
+    };
+    Ok(Some((id, backend)))
+}
 
 /// An id, unless none is free; one that only rests must be waited for.
 fn take(pool: &mut Pool) -> Result<Option<u32>, PlanError> {

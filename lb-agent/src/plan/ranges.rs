@@ -8,7 +8,10 @@ use lb_common::{
     net::{Addr4, Addr6, BePort},
 };
 
-use super::{Facts, Family};
+use super::{
+    Facts, Family,
+    family::{bounds, from_number, number},
+};
 use crate::model::Store;
 
 /// NodePorts of a cluster that has not set `--service-node-port-range`.
@@ -72,7 +75,7 @@ pub fn compile(store: &Store, facts: &Facts, flags: u32, host_netns: u64) -> (Co
 /// never eat their traffic; and one range, not owned, that spans the ClusterIPs outside of those.
 pub fn service_ranges<A: Family>(store: &Store, facts: &Facts) -> Ranges<A> {
     let nets = store.service_cidrs().flat_map(|cidr| &cidr.cidrs);
-    let mut owned = merge(nets.filter_map(A::bounds).collect());
+    let mut owned = merge(nets.filter_map(bounds::<A>).collect());
     let hosts = facts
         .family::<A>()
         .own_addrs
@@ -80,8 +83,8 @@ pub fn service_ranges<A: Family>(store: &Store, facts: &Facts) -> Ranges<A> {
         .chain(&facts.host_addrs);
     let hosts = hosts
         .filter_map(|ip| A::from_ip(*ip))
-        .map(|addr| (addr.number(), addr.number()));
-    let pods = facts.pod_nets.iter().filter_map(A::bounds);
+        .map(|addr| (number(addr), number(addr)));
+    let pods = facts.pod_nets.iter().filter_map(bounds::<A>);
     for taken in hosts.chain(pods) {
         owned = subtract(owned, taken);
     }
@@ -92,7 +95,11 @@ pub fn service_ranges<A: Family>(store: &Store, facts: &Facts) -> Ranges<A> {
 
     let mut all: Vec<AddrRange<A>> = owned.iter().map(|span| range(*span, OWNED)).collect();
     all.extend(span_outside::<A>(store.cluster_ips(), &owned).map(|span| range(span, 0)));
-    let mut ranges = AddrRanges::default();
+    let nowhere = range((0, 0), 0);
+    let mut ranges = AddrRanges {
+        len: 0,
+        ranges: [nowhere; MAX_RANGES],
+    };
     for (place, range) in ranges.ranges.iter_mut().zip(all) {
         *place = range;
         ranges.len += 1;
@@ -115,16 +122,16 @@ type Span = (u128, u128);
 
 fn range<A: Family>((lo, hi): Span, flags: u32) -> AddrRange<A> {
     AddrRange {
-        lo: A::from_number(lo),
-        hi: A::from_number(hi),
+        lo: from_number(lo),
+        hi: from_number(hi),
         flags,
     }
 }
 
 fn disown<A: Family>((lo, hi): Span) -> Disowned<A> {
     Disowned {
-        lo: A::from_number(lo),
-        hi: A::from_number(hi),
+        lo: from_number(lo),
+        hi: from_number(hi),
     }
 }
 
@@ -161,19 +168,19 @@ fn subtract(spans: Vec<Span>, (from, to): Span) -> Vec<Span> {
 /// From the first to the last ClusterIP that is in none of the (sorted) spans. Jumps over the
 /// spans, so that the cost does not grow with the Services in them.
 fn span_outside<A: Family>(ips: &BTreeMap<IpAddr, u32>, spans: &[Span]) -> Option<Span> {
-    let ip = |number| A::from_number(number).ip();
+    let ip = |number| from_number::<A>(number).ip();
     let holds = |number| spans.iter().find(|(lo, hi)| (*lo..=*hi).contains(&number));
     let last_of_all = if A::FAMILY == 4 {
         u128::from(u32::MAX)
     } else {
         u128::MAX
     };
-    let number = |ip: &IpAddr| A::from_ip(*ip).map(Family::number);
+    let value = |ip: &IpAddr| A::from_ip(*ip).map(number);
 
     let mut start = 0;
     let first = loop {
         let mut next = ips.range(ip(start)..=ip(last_of_all));
-        let found = number(next.next()?.0)?;
+        let found = value(next.next()?.0)?;
         let Some((_, hi)) = holds(found) else {
             break found;
         };
@@ -185,7 +192,7 @@ fn span_outside<A: Family>(ips: &BTreeMap<IpAddr, u32>, spans: &[Span]) -> Optio
     let mut end = last_of_all;
     loop {
         // `first` is there and in no span: the walk ends at it at the latest.
-        let found = number(ips.range(ip(first)..=ip(end)).next_back()?.0)?;
+        let found = value(ips.range(ip(first)..=ip(end)).next_back()?.0)?;
         let Some((lo, _)) = holds(found) else {
             return Some((first, found));
         };

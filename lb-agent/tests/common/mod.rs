@@ -175,6 +175,9 @@ pub fn config() -> Config {
         cgroup_root: PathBuf::new(),
         bpffs_root: PathBuf::new(),
         capacities: ROOMY,
+        devices: Vec::new(),
+        min_sync_period: std::time::Duration::ZERO,
+        full_check_period: std::time::Duration::ZERO,
     }
 }
 
@@ -315,6 +318,7 @@ impl<A: Family> World<A> {
     pub fn restart(&mut self) {
         let held = self.maps.read().expect("maps can be read");
         self.planner = Planner::adopt(self.maps.capacities(), held);
+        (self.maps.wait_for_readers()).expect("nothing to fail");
         self.dirty = self
             .store
             .services()
