@@ -57,6 +57,7 @@ fn is_reachable(ip: IpAddr) -> bool {
 /// Follows the addresses of the network namespace it was opened in.
 pub struct HostAddrs {
     socket: TokioSocket,
+    known: BTreeSet<IpAddr>,
 }
 
 impl fmt::Debug for HostAddrs {
@@ -66,41 +67,44 @@ impl fmt::Debug for HostAddrs {
 }
 
 impl HostAddrs {
-    /// Subscribes to changes. Needs a tokio runtime.
+    /// Subscribes to changes, then reads. Needs a tokio runtime.
     ///
     /// # Errors
-    /// The kernel gives no netlink socket.
+    /// The kernel gives no netlink socket, or not the list.
     pub fn open() -> Result<Self, HostAddrsError> {
-        let open = || {
+        let subscribe = || {
             let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
             let groups = SocketAddr::new(0, ADDRESS_CHANGES);
             socket.socket_mut().bind(&groups)?;
-            Ok(Self { socket })
+            Ok(socket)
         };
-        open().map_err(HostAddrsError::Netlink)
+        let socket = subscribe().map_err(HostAddrsError::Netlink)?;
+        let known = read()?;
+        Ok(Self { socket, known })
     }
 
-    /// Tells the addresses, and again whenever they have changed, until nobody listens.
+    /// The addresses as last read.
+    pub fn news(&self) -> Event {
+        Event::HostAddrs(self.known.clone())
+    }
+
+    /// Tells the addresses whenever they have changed, until nobody listens.
     ///
     /// # Errors
     /// The kernel tells no more.
-    pub async fn run(self, events: mpsc::Sender<Event>) -> Result<(), HostAddrsError> {
-        let mut known = read()?;
-        let mut news = Some(Event::HostAddrs(known.clone()));
+    pub async fn run(mut self, events: mpsc::Sender<Event>) -> Result<(), HostAddrsError> {
         loop {
-            if let Some(event) = news.take()
-                && events.send(event).await.is_err()
-            {
-                return Ok(());
-            }
             tokio::select! {
                 changed = self.changed() => changed.map_err(HostAddrsError::Netlink)?,
                 () = events.closed() => return Ok(()),
             }
             let found = read()?;
-            if found != known {
-                known.clone_from(&found);
-                news = Some(Event::HostAddrs(found));
+            if found == self.known {
+                continue;
+            }
+            self.known = found;
+            if events.send(self.news()).await.is_err() {
+                return Ok(());
             }
         }
     }

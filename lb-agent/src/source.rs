@@ -18,7 +18,7 @@ use crate::{
 /// ahead by far.
 const BACKLOG: usize = 1024;
 
-/// A source at work. Dropping it stops it.
+/// A source at work. The addresses of this host come first. Dropping it stops it.
 #[derive(Debug)]
 pub struct Source {
     events: mpsc::Receiver<Event>,
@@ -39,7 +39,9 @@ impl Source {
     ) -> anyhow::Result<Self> {
         let (sender, events) = mpsc::channel(BACKLOG);
         let mut tasks = JoinSet::new();
-        let addresses = HostAddrs::open()?.run(sender.clone());
+        let addresses = HostAddrs::open()?;
+        sender.send(addresses.news()).await?;
+        let addresses = addresses.run(sender.clone());
         tasks.spawn(async { addresses.await.context("following interface addresses") });
         match source {
             config::Source::Manifests(folder) => {

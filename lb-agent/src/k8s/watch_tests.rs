@@ -63,7 +63,12 @@ impl Server {
         }
     }
 
+    /// Items of a list do not say what they are, as with a real server.
     fn list(&self, path: &str, items: &[Value]) {
+        let mut items = items.to_vec();
+        for item in items.iter_mut().filter_map(Value::as_object_mut) {
+            item.retain(|name, _| name != "apiVersion" && name != "kind");
+        }
         let list = json!({
             "apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "7"}, "items": items,
         });
