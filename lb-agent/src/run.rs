@@ -5,9 +5,10 @@
 //! then are missing links made. So a first start never shows a half-filled plane, and a restart never
 //! an empty one. A stop leaves everything attached.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use lb_common::event::Event;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -19,7 +20,8 @@ use crate::{
     attach::{self, Plane},
     config::Config,
     maps::sys,
-    netns_watch::{self, Request},
+    netns_watch,
+    observe::{self, AddressFamily, Servers, State},
     reconcile::Reconciler,
     source::Source,
     stale_udp,
@@ -45,10 +47,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         tracing::info!(links = attached.replaced, "programs replaced in place");
     }
     let reconciler = Reconciler::adopt(config.clone(), host_netns)?;
-    let (ask, asked) = mpsc::channel(64);
+    let state = Arc::new(State::default());
+    let (unknown, met) = mpsc::channel(64);
+    // One scan on its way is enough.
+    let (scan, scans) = mpsc::channel(1);
 
     let mut tasks = JoinSet::new();
-    tasks.spawn(netns_watch::run(config.bpffs_root.clone(), asked));
+    tasks.spawn(serve(Arc::clone(&state), servers(&config)));
+    tasks.spawn(follow_events(config.bpffs_root.clone(), unknown));
+    tasks.spawn(netns_watch::run(config.bpffs_root.clone(), met, scans));
     tasks.spawn(signals());
     let source = Source::start(&config.source, config.endpoints, &config.node_name).await?;
     tasks.spawn(control(Control {
@@ -56,10 +63,31 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         plane,
         reconciler,
         source,
-        ask,
+        state,
+        scan,
     }));
     let first = tasks.join_next().await.context("nothing to do")?;
     first.context("a part of the agent was broken off")?
+}
+
+fn servers(config: &Config) -> Servers {
+    Servers {
+        healthz: config.healthz_bind_address,
+        metrics: config.metrics_bind_address,
+        bpffs_root: config.bpffs_root.clone(),
+        cgroup: config.cgroup_root.clone(),
+    }
+}
+
+async fn serve(state: Arc<State>, servers: Servers) -> anyhow::Result<()> {
+    observe::serve(state, servers).await;
+    anyhow::bail!("the health and metrics servers have ended; report this as a bug")
+}
+
+async fn follow_events(bpffs_root: PathBuf, unknown: mpsc::Sender<Event>) -> anyhow::Result<()> {
+    observe::events::follow(&bpffs_root, unknown)
+        .await
+        .context("reading events of the programs")
 }
 
 async fn signals() -> anyhow::Result<()> {
@@ -78,7 +106,8 @@ struct Control {
     plane: Plane,
     reconciler: Reconciler,
     source: Source,
-    ask: mpsc::Sender<Request>,
+    state: Arc<State>,
+    scan: mpsc::Sender<()>,
 }
 
 /// Takes news, writes, tries again, compares.
@@ -102,10 +131,14 @@ async fn control(mut control: Control) -> anyhow::Result<()> {
             }
             _ = checks.tick() => {
                 let repaired = tokio::task::block_in_place(|| control.reconciler.check());
-                tracing::debug!(repaired, "full check");
+                control.state.add_repaired(repaired);
             }
         }
+        control.state.set_skipped(control.reconciler.skipped());
         if control.reconciler.is_due() {
+            AddressFamily::ALL
+                .iter()
+                .for_each(|family| control.state.queued(*family));
             control.pace(written).await;
             control.write()?;
             written = Instant::now();
@@ -143,9 +176,13 @@ impl Control {
     fn write(&mut self) -> anyhow::Result<()> {
         let is_first = !self.reconciler.is_complete();
         let round = tokio::task::block_in_place(|| self.reconciler.round());
+        for family in AddressFamily::ALL {
+            self.state.applied(family, round.took);
+        }
+        self.state.set_failed(self.reconciler.failed());
         if round.needs_netns {
             // A full channel means that a scan is on its way already.
-            let _asked = self.ask.try_send(Request::Scan);
+            let _asked = self.scan.try_send(());
         }
         if is_first { self.attach() } else { Ok(()) }
     }
@@ -160,6 +197,8 @@ impl Control {
             attach::attach(&mut self.plane, bpffs_root, cgroup_root, true)
         })?;
         tracing::info!(links = done.fresh + done.replaced, fresh = done.fresh, cgroup = %cgroup_root.display(), "attached");
+        self.state.set_synced();
+        self.state.set_started();
         if done.fresh > 0 {
             end_stale_udp(bpffs_root.clone(), cgroup_root.clone());
         }

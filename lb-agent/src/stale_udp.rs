@@ -13,7 +13,7 @@ use std::{
 use lb_common::{
     decide::{Client, Dial, Lookup, lookup},
     frontend::Class,
-    net::{Addr4, Addr6, Address, BePort, Proto},
+    net::{Addr4, Addr6, BePort, Proto},
 };
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -134,10 +134,7 @@ fn is_found<A: Family>(
     port: BePort,
     class: Class,
     netns: u64,
-) -> bool
-where
-    A: Address,
-{
+) -> bool {
     let dial = Dial {
         addr,
         port,
@@ -196,7 +193,10 @@ fn connected(family: u8) -> io::Result<Vec<InetResponse>> {
                 }
                 NetlinkPayload::Done(_) => return Ok(found),
                 NetlinkPayload::Error(error) => return Err(error.to_io()),
-                _ => {}
+                NetlinkPayload::InnerMessage(_)
+                | NetlinkPayload::Noop
+                | NetlinkPayload::Overrun(_)
+                | _ => {}
             }
             if length == 0 {
                 break;
@@ -213,14 +213,13 @@ fn destroy(family: u8, found: &InetResponse) -> io::Result<()> {
     let (answer, _) = socket.recv_from_full()?;
     let message =
         NetlinkMessage::<SockDiagMessage>::deserialize(&answer).map_err(io::Error::other)?;
-    match message.payload {
-        NetlinkPayload::Error(error)
-            if error.code.is_some() && error.to_io().raw_os_error() != Some(libc::ENOENT) =>
-        {
-            Err(error.to_io())
-        }
-        _ => Ok(()),
+    if let NetlinkPayload::Error(error) = message.payload
+        && error.code.is_some()
+        && error.to_io().raw_os_error() != Some(libc::ENOENT)
+    {
+        return Err(error.to_io());
     }
+    Ok(())
 }
 
 fn send<M: NetlinkSerializable>(flags: u16, payload: NetlinkPayload<M>) -> io::Result<Socket> {

@@ -123,10 +123,12 @@ fn describe(
         .ebpf
         .program(name)
         .ok_or_else(|| broken("not in the object".into()))?;
-    let info = match program {
-        Program::CgroupSockAddr(p) => p.info(),
-        Program::CgroupSock(p) => p.info(),
-        other => return Err(broken(format!("unexpected type {:?}", other.prog_type()))),
+    let info = if let Program::CgroupSockAddr(p) = program {
+        p.info()
+    } else if let Program::CgroupSock(p) = program {
+        p.info()
+    } else {
+        return Err(broken(format!("unexpected type {:?}", program.prog_type())));
     };
     let info = info.map_err(|e| broken(chain(&e)))?;
     Ok(LoadedProgram {
@@ -143,10 +145,12 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
     let program = ebpf
         .program_mut(name)
         .ok_or_else(|| broken("not in the object".into()))?;
-    let loaded = match program {
-        Program::CgroupSockAddr(p) => p.load(),
-        Program::CgroupSock(p) => p.load(),
-        other => return Err(broken(format!("unexpected type {:?}", other.prog_type()))),
+    let loaded = if let Program::CgroupSockAddr(p) = program {
+        p.load()
+    } else if let Program::CgroupSock(p) = program {
+        p.load()
+    } else {
+        return Err(broken(format!("unexpected type {:?}", program.prog_type())));
     };
     loaded.map_err(|e| broken(chain(&e)))
 }

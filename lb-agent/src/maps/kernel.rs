@@ -184,7 +184,7 @@ impl<A: Family> KernelMaps<A> {
 /// Key of a longest-prefix map, as the kernel wants it.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, packed)]
-struct LpmKey<K: Pod> {
+struct LpmKey<K> {
     prefix_len: u32,
     data: K,
 }

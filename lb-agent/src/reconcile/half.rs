@@ -35,7 +35,9 @@ impl<A: Family, M: LbMaps<A>> Half<A, M> {
     ///
     /// # Errors
     /// The maps cannot be read.
-    pub fn adopt(maps: M) -> Result<Self, MapError> {
+    pub fn adopt(mut maps: M) -> Result<Self, MapError> {
+        // What the agent before freed last may still be in use.
+        maps.wait_for_readers()?;
         let planner = Planner::adopt(maps.capacities(), maps.read()?);
         Ok(Self {
             maps,
