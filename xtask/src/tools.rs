@@ -153,7 +153,6 @@ pub fn ensure_cargo_tool(
             version,
             "--locked",
             "--force",
-            "--quiet",
             "--root",
         ])
         .arg(&root);
