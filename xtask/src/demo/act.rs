@@ -23,7 +23,7 @@ const DIALS_TO_SETTLE: usize = 30;
 /// How long a change may take to be seen.
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 /// The rest between two dials of the background load: its closed connections must not use up the client's ports.
-const LOAD_REST: Duration = Duration::from_millis(2);
+const LOAD_REST: Duration = Duration::from_micros(500);
 
 /// What `deploy/demo/web.yaml` gives the Service.
 const CLUSTER_IP: &str = "10.96.0.80:80";

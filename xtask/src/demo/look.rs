@@ -10,7 +10,7 @@ use super::cast::Cast;
 use crate::say::{self, Colour, colour};
 
 /// Lines shown of a map.
-const DUMP_LINES: usize = 16;
+const DUMP_LINES: usize = 160;
 
 /// Shows the Service, a decision explained, and a map.
 pub(super) fn look(cast: &Cast, cluster_ip: &str) -> Result<()> {
