@@ -14,9 +14,10 @@ const CARGO_DENY_VERSION: &str = "0.20.2";
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 5] = [
+const STEPS: [Step; 6] = [
     ("format", format),
     ("clippy", clippy),
+    ("clippy, each crate alone", clippy_alone),
     ("clippy, BPF target", clippy_bpf),
     ("rustdoc", rustdoc),
     ("licences and sources", licences),
@@ -40,7 +41,7 @@ pub fn run() -> Result<ExitCode> {
             }
         };
         rows.push(format!(
-            "{name:<24}{:>6.1} s  {outcome}",
+            "{name:<26}{:>6.1} s  {outcome}",
             begun.elapsed().as_secs_f64()
         ));
     }
@@ -49,7 +50,7 @@ pub fn run() -> Result<ExitCode> {
     let reason =
         "skipped: the list of advisories is a git repository outside the package registries";
     say::line(format!(
-        "{:<24}{:>6}    {}",
+        "{:<26}{:>6}    {}",
         "advisories",
         "",
         colour(Colour::Yellow, reason)
@@ -74,6 +75,20 @@ fn clippy() -> Result<()> {
         "warnings",
     ]);
     done(&mut cargo, "clippy", "mend what it names above")
+}
+
+/// In the workspace's one build the agent gives lb-common a feature, and `embed` is on: without both it must do too.
+fn clippy_alone() -> Result<()> {
+    for package in [&["lb-common"][..], &["lb-agent", "--no-default-features"]] {
+        let mut cargo = workspace::cargo();
+        cargo
+            .args(["clippy", "--package"])
+            .args(package)
+            .args(["--", "--deny", "warnings"]);
+        let what = format!("clippy --package {}", package.join(" "));
+        done(&mut cargo, &what, "mend what it names above")?;
+    }
+    Ok(())
 }
 
 /// The same lints for the code that runs in the kernel, which the host's build does not see.

@@ -153,7 +153,6 @@ pub fn ensure_cargo_tool(
             version,
             "--locked",
             "--force",
-            "--quiet",
             "--root",
         ])
         .arg(&root);
@@ -303,5 +302,58 @@ fn file(path: &Path, source: io::Error) -> ToolError {
     ToolError::File {
         path: path.to_owned(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_and_folders_of_an_outer_build_stay_out_of_the_inner_one() {
+        for name in [
+            "CARGO_ENCODED_RUSTFLAGS",
+            "CARGO_TARGET_DIR",
+            "CARGO_BUILD_BUILD_DIR",
+            "CARGO_CFG_TARGET_ARCH",
+            "CARGO_PROFILE_RELEASE_LTO",
+            "RUSTC",
+            "RUSTC_WRAPPER",
+            "RUSTC_WORKSPACE_WRAPPER",
+            "RUSTFLAGS",
+            "RUSTC_BOOTSTRAP",
+            "MAKEFLAGS",
+            "OUT_DIR",
+        ] {
+            assert!(is_of_outer_build(OsStr::new(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_the_user_set_for_every_build_stays() {
+        for name in [
+            "CARGO_HOME",
+            "CARGO_HTTP_PROXY",
+            "CARGO_NET_OFFLINE",
+            "CARGO_REGISTRIES_MIRROR_INDEX",
+            "RUSTUP_TOOLCHAIN",
+            "RUSTUP_HOME",
+            "RUST_BACKTRACE",
+            "PATH",
+            "HOSTNAME",
+        ] {
+            assert!(!is_of_outer_build(OsStr::new(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_tool_of_another_version_is_not_taken() {
+        // rustc is here wherever this test can be built, and prints its version as these tools do.
+        let out = Command::new("rustc").arg("--version").output().unwrap();
+        let text = String::from_utf8(out.stdout).unwrap();
+        let version = text.split(' ').nth(1).unwrap();
+        assert!(has_version(Path::new("rustc"), version));
+        assert!(!has_version(Path::new("rustc"), "0.10.3"));
+        assert!(!has_version(Path::new("/nowhere/rustc"), version));
     }
 }

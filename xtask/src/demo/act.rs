@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::cast::Cast;
 use super::draw::{Answers, Legend};
+use super::look::{look, wait_for_ctrl_c};
 use crate::lab::traffic::{Asked, Dial};
 use crate::lab::{Place, Task};
 use crate::say::{self, Colour, colour};
@@ -23,9 +23,7 @@ const DIALS_TO_SETTLE: usize = 30;
 /// How long a change may take to be seen.
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 /// The rest between two dials of the background load: its closed connections must not use up the client's ports.
-const LOAD_REST: Duration = Duration::from_millis(2);
-/// Lines shown of a map.
-const DUMP_LINES: usize = 16;
+const LOAD_REST: Duration = Duration::from_micros(500);
 
 /// What `deploy/demo/web.yaml` gives the Service.
 const CLUSTER_IP: &str = "10.96.0.80:80";
@@ -49,7 +47,7 @@ pub(super) fn perform(agent: &Path, stay: bool) -> Result<()> {
     ));
     who_answers(&cast)?;
     shift(&mut cast)?;
-    look(&cast)?;
+    look(&cast, CLUSTER_IP)?;
     if stay {
         wait_for_ctrl_c(&cast);
     }
@@ -212,58 +210,6 @@ fn show_shift(cast: &Cast, legend: &Legend, title: &str, expected: &[&str]) -> R
     Ok(())
 }
 
-fn look(cast: &Cast) -> Result<()> {
-    say::heading("3. What an operator sees");
-    let from = cast.client.addresses[0].to_string();
-    let to = format!("{CLUSTER_IP}/TCP");
-    command(cast, &["service", "list"])?;
-    command(cast, &["explain", "--from", &from, "--to", &to])?;
-    let map = cast.node.bpffs.join("v1/maps/LB4_FRONTENDS");
-    let mut bpftool = Command::new("bpftool");
-    bpftool.args(["map", "dump", "pinned"]).arg(&map);
-    let out = bpftool.output().context("bpftool cannot be started")?;
-    ensure!(
-        out.status.success(),
-        "bpftool: {}",
-        String::from_utf8_lossy(&out.stderr).trim()
-    );
-    prompt("bpftool map dump pinned .../v1/maps/LB4_FRONTENDS");
-    let text = String::from_utf8_lossy(&out.stdout);
-    let total = text.lines().count();
-    text.lines()
-        .take(DUMP_LINES)
-        .for_each(|line| say::line(format!("  {line}")));
-    if total > DUMP_LINES {
-        say::line(colour(
-            Colour::Grey,
-            &format!("  ... {} lines more", total - DUMP_LINES),
-        ));
-    }
-    Ok(())
-}
-
-fn command(cast: &Cast, arguments: &[&str]) -> Result<()> {
-    let out = cast.node.cli(arguments)?;
-    let words = arguments.join(" ");
-    ensure!(
-        out.status.success(),
-        "lb-agent {words}: {}",
-        String::from_utf8_lossy(&out.stderr).trim()
-    );
-    prompt(&format!("lb-agent {words}"));
-    String::from_utf8_lossy(&out.stdout)
-        .lines()
-        .for_each(|line| say::line(format!("  {line}")));
-    Ok(())
-}
-
-fn prompt(words: &str) {
-    say::line(format!(
-        "\n  {}",
-        colour(Colour::Cyan, &format!("$ {words}"))
-    ));
-}
-
 /// Ends the Service, and dials until it is gone.
 fn delete(cast: &Cast) -> Result<()> {
     say::heading("4. The Service is deleted");
@@ -283,32 +229,6 @@ fn delete(cast: &Cast) -> Result<()> {
             begun.elapsed() < SETTLE_LIMIT,
             "after {SETTLE_LIMIT:?} {to} still answers"
         );
-    }
-}
-
-/// Keeps everything running; Ctrl-C ends the program and cleans up.
-fn wait_for_ctrl_c(cast: &Cast) {
-    say::heading("Look around; Ctrl-C cleans up");
-    let roots = format!(
-        "--bpffs-root {} --cgroup-root {}",
-        cast.node.bpffs.display(),
-        cast.node.cgroup.display()
-    );
-    say::line(format!(
-        "  a shell in the client pod: sh -c 'echo $$ > {}/cgroup.procs; exec nsenter --net=/proc/{}/ns/net'",
-        cast.client.cgroup.display(),
-        cast.client.pid()
-    ));
-    say::line(format!(
-        "  the agent (process {}): lb-agent status {roots}",
-        cast.agent.pid()
-    ));
-    say::line(format!(
-        "  change a file in {}",
-        cast.node.manifests.display()
-    ));
-    loop {
-        thread::sleep(Duration::from_secs(3600));
     }
 }
 

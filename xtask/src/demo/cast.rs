@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use super::endpoints::{Endpoint, Endpoints};
-use crate::lab::{Agent, Lab, Node, Pod, Serve};
+use crate::lab::{Agent, CLUSTER_CIDR, Lab, Node, Pod, Serve};
 use crate::workspace;
 
 /// Where the pods' servers listen: `targetPort` in `deploy/demo/web.yaml`.
@@ -47,7 +47,7 @@ impl Cast {
         let lab = Lab::new()?.with_agent(agent_binary);
         let (node, other) = (lab.node("node-a")?, lab.node("node-b")?);
         let client = node.pod("client")?;
-        for name in ["node", "web", ENDPOINTS] {
+        for name in ["node", "cluster", "web", ENDPOINTS] {
             node.publish_text(name, &read(&folder, name)?)?;
         }
         let endpoints = Endpoints::parse(&read(&folder, ENDPOINTS)?)?;
@@ -63,7 +63,7 @@ impl Cast {
             }
             stands_at(&servers[&endpoint.pod].pod, &endpoint)?;
         }
-        let agent = node.agent(&[])?;
+        let agent = node.agent(&["--cluster-cidr", CLUSTER_CIDR])?;
         Ok(Self {
             agent,
             servers,

@@ -8,6 +8,7 @@ mod cast;
 mod draw;
 mod endpoints;
 mod interrupt;
+mod look;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
