@@ -34,26 +34,31 @@ use std::process::ExitCode;
 use libtest_mimic::{Arguments, Completion, Trial};
 use plane::{PROGRAMS, Plane};
 
+/// Tests at a time: they wait for the most part.
+const THREADS: usize = 4;
+
 /// A test: its name and its code.
 type Test = (&'static str, fn());
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(THREADS);
     let (missing, no_controllers) = if arguments.list {
         (None, None)
     } else {
         what_is_missing()
     };
     let groups: [(&[Test], &Option<String>); 9] = [
+        // Those that wait longest come first.
+        (node_object::TESTS, &missing),
+        (outage::TESTS, &missing),
+        (access::TESTS, &missing),
         (slices::TESTS, &missing),
         (services::TESTS, &missing),
         (labels::TESTS, &missing),
         (controllers::TESTS, &no_controllers),
         (endpoints::TESTS, &missing),
         (service_cidr::TESTS, &missing),
-        (node_object::TESTS, &missing),
-        (outage::TESTS, &missing),
-        (access::TESTS, &missing),
     ];
     let trials = groups.into_iter().flat_map(|(tests, missing)| {
         tests

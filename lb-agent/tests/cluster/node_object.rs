@@ -7,9 +7,9 @@ use super::objects::{endpoint, node, node_addresses, service, slice};
 use super::plane::Plane;
 
 pub(crate) const TESTS: &[super::Test] = tests![
+    a_node_object_that_comes_late_is_picked_up,
     a_changed_zone_label_changes_the_endpoints_in_use,
     node_hints_win_over_zone_hints,
-    a_node_object_that_comes_late_is_picked_up,
     changed_node_addresses_move_the_node_ports,
 ];
 
