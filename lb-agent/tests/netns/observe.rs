@@ -17,6 +17,7 @@ pub fn trials() -> Vec<Trial> {
     vec![
         case("counters_by_reason_rise_on_the_metrics_page", metrics),
         case("health_and_metrics_pages_answer_as_kube_proxys_do", pages),
+        case("logs_can_be_json", json_logs),
         case("bpftool_prints_the_names_of_fields", bpftool),
         case("map_and_program_names_read_like_the_architecture", names),
         case("status_tells_a_healthy_agent_from_one_that_is_gone", status),
@@ -167,6 +168,18 @@ fn names(lab: &Lab) -> Result<()> {
         "LB_COUNTERS",
     ] {
         ensure!(maps.iter().any(|name| name == map), "no {map} in {maps:?}");
+    }
+    Ok(())
+}
+
+fn json_logs(lab: &Lab) -> Result<()> {
+    let web = web(lab)?;
+    let agent = web.node.agent(&["--log-format", "json"])?;
+    let log = agent.log();
+    ensure!(!log.trim().is_empty(), "nothing was logged");
+    for line in log.lines() {
+        let object: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        ensure!(object.get("level").is_some(), "{line}");
     }
     Ok(())
 }
