@@ -131,7 +131,7 @@ fn apart(lab: &Lab) -> Result<()> {
         let mut pins = Vec::new();
         for dial in &dials {
             let seen = who(&client, dial, 5)?;
-            ensure!(seen.len() == 1, "{dial:?} is answered by {seen:?}");
+            ensure!(seen.len() == 1, "{dial} is answered by {seen:?}");
             pins.extend(seen);
         }
         ensure!(

@@ -134,14 +134,14 @@ pub fn tally(asked: Vec<Asked>) -> Result<BTreeMap<String, usize>> {
 
 /// The servers that answer, of `count` dials from `place`.
 pub fn who(place: &Place, dial: &Dial, count: usize) -> Result<Vec<String>> {
-    let tally = tally(place.ask_many(dial, count)?).with_context(|| format!("{dial:?}"))?;
+    let tally = tally(place.ask_many(dial, count)?).with_context(|| format!("{dial}"))?;
     Ok(tally.into_keys().collect())
 }
 
 /// How a dial that must fail fails.
 pub fn errno(place: &Place, dial: &Dial) -> Result<Errno> {
     match place.ask(dial)? {
-        Ok(answer) => bail!("{dial:?} was answered: {answer:?}"),
+        Ok(answer) => bail!("{dial} was answered: {answer:?}"),
         Err(failure) => Ok(Errno::from_raw(failure.errno)),
     }
 }
@@ -154,16 +154,16 @@ pub fn expect_refusal(place: &Place, dial: &Dial, expected: Errno) -> Result<()>
         Ok((asked, start.elapsed()))
     })?;
     let Err(failure) = asked else {
-        bail!("{} dialled {dial:?} and was answered", place.name);
+        bail!("{} dialled {dial} and was answered", place.name);
     };
     ensure!(
         failure.is(expected),
-        "{} dialled {dial:?}: {failure}, not {expected}",
+        "{} dialled {dial}: {failure}, not {expected}",
         place.name
     );
     ensure!(
         took < Duration::from_millis(200),
-        "{dial:?} was refused only after {took:?}"
+        "{dial} was refused only after {took:?}"
     );
     Ok(())
 }

@@ -132,18 +132,18 @@ pub fn trials() -> Vec<Trial> {
             usable_after_refusal,
         ),
         case(
-            "refusals_come_and_go_with_the_endpoints",
             "refusals",
+            "refusals_come_and_go_with_the_endpoints",
             come_and_go,
         ),
         case(
-            "a_service_cidr_takes_effect_when_it_comes_and_when_it_goes",
             "refusals",
+            "a_service_cidr_takes_effect_when_it_comes_and_when_it_goes",
             cidr_changes,
         ),
         case(
-            "without_a_service_cidr_unknown_addresses_are_left_alone",
             "refusals",
+            "without_a_service_cidr_unknown_addresses_are_left_alone",
             no_cidr,
         ),
     ]);
