@@ -60,10 +60,14 @@ impl Agent {
             if !self.is_running() {
                 return Ok(false);
             }
-            let output = self.cli.run(&["status"])?;
-            if !output.status.success() {
-                let said = [output.stdout, output.stderr].concat();
-                bail!("status: {}", String::from_utf8_lossy(&said));
+            let output = self.cli.run(&["status", "-o", "json"])?;
+            let said = [output.stdout.clone(), output.stderr].concat();
+            let said = String::from_utf8_lossy(&said);
+            // The data plane outlives its agents: what a former one left may be well while this one still starts.
+            let status: serde_json::Value = serde_json::from_slice(&output.stdout)
+                .with_context(|| format!("status: {said}"))?;
+            if !output.status.success() || status["agent"]["pid"] != self.pid() {
+                bail!("status: {said}");
             }
             Ok(true)
         });
