@@ -88,7 +88,7 @@ fn sticks(lab: &Lab) -> Result<()> {
         first == only(&sticky.clients[0], CLUSTER_IP, 20)?,
         "another process is the same client"
     );
-    ensure!(counted(&agent, "hit_pinned")? >= 39.0);
+    ensure!(counted(&agent, "hit_pinned")? >= 39);
     // Sixteen clients on four backends see one alone only once in 4^15.
     let mut seen = std::collections::BTreeSet::from([first]);
     for number in 0..15 {

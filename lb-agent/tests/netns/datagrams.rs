@@ -116,7 +116,7 @@ fn one_backend(lab: &Lab) -> Result<()> {
         Ok(())
     })?;
     ensure!(
-        counted(&agent, "revnat_conflict")? >= 1.0,
+        counted(&agent, "revnat_conflict")? >= 1,
         "no conflict was counted"
     );
     Ok(())

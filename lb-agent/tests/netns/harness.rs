@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Failed, Trial};
 use nix::errno::Errno;
 use xtask::lab::traffic::{Asked, Dial};
-use xtask::lab::{Lab, Node, Place, Pod, Serve, missing, panic_text};
+use xtask::lab::{Agent, Lab, Node, Place, Pod, Serve, missing, panic_text};
 
 pub use xtask::lab::eventually;
 
@@ -187,6 +187,19 @@ pub fn soon_refused(place: &Place, dial: &Dial, expected: Errno) -> Result<()> {
 }
 
 /// The counter `reason` of the node's agent.
-pub fn counted(agent: &xtask::lab::Agent, reason: &str) -> Result<f64> {
-    agent.metric("lb_socket_events_total", &[&format!("reason=\"{reason}\"")])
+pub fn counted(agent: &Agent, reason: &str) -> Result<u64> {
+    let status = agent.status()?;
+    let counters = status["counters"].as_array().context("no counters")?;
+    let counter = counters.iter().find(|counter| counter["reason"] == reason);
+    counter
+        .and_then(|counter| counter["count"].as_u64())
+        .with_context(|| format!("no counter {reason}"))
+}
+
+/// A number that the agent tells of itself in `status`, such as `skippedObjects`.
+pub fn told(agent: &Agent, name: &str) -> Result<u64> {
+    let status = agent.status()?;
+    status["agent"][name]
+        .as_u64()
+        .with_context(|| format!("no {name}"))
 }

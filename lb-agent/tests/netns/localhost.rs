@@ -107,7 +107,7 @@ fn bound_to_loopback(lab: &Lab) -> Result<()> {
             }
         }
     }
-    ensure!(counted(&agent, "loopback_bound")? >= 12.0);
+    ensure!(counted(&agent, "loopback_bound")? >= 12);
     Ok(())
 }
 

@@ -158,12 +158,12 @@ fn refused_everywhere(
     expected: Errno,
 ) -> Result<()> {
     let before = counted(&scene.agent, reason)?;
-    let mut refusals = 0.0;
+    let mut refusals = 0;
     for place in [&*scene.client, &scene.node.host] {
         for vip in vips {
             for dial in dials(vip) {
                 expect_refusal(place, &dial, expected)?;
-                refusals += 1.0;
+                refusals += 1;
             }
         }
     }
