@@ -68,15 +68,11 @@ fn pods_reach_each_other() -> Result<()> {
             Dial::udp(to).unconnected().mapped(),
         ] {
             let answer = client.ask(&dial)??;
-            assert_eq!(
-                (answer.by.as_str(), answer.peer),
-                ("server", to),
-                "{dial:?}"
-            );
+            assert_eq!((answer.by.as_str(), answer.peer), ("server", to), "{dial}");
             assert_eq!(
                 answer.client.ip(),
                 client.addresses[usize::from(to.is_ipv6())],
-                "{dial:?}"
+                "{dial}"
             );
         }
     }
@@ -143,7 +139,7 @@ fn closed_ports_refuse() -> Result<()> {
     for to in [server.v4(81), server.v6(81)] {
         for dial in [Dial::tcp(to), Dial::udp(to)] {
             let failure = client.ask(&dial)?.expect_err("a failure");
-            assert!(failure.is(Errno::ECONNREFUSED), "{dial:?}: {failure}");
+            assert!(failure.is(Errno::ECONNREFUSED), "{dial}: {failure}");
         }
     }
     Ok(())

@@ -88,7 +88,7 @@ fn sticks(lab: &Lab) -> Result<()> {
         first == only(&sticky.clients[0], CLUSTER_IP, 20)?,
         "another process is the same client"
     );
-    ensure!(counted(&agent, "hit_pinned")? >= 39.0);
+    ensure!(counted(&agent, "hit_pinned")? >= 39);
     // Sixteen clients on four backends see one alone only once in 4^15.
     let mut seen = std::collections::BTreeSet::from([first]);
     for number in 0..15 {
@@ -131,7 +131,7 @@ fn apart(lab: &Lab) -> Result<()> {
         let mut pins = Vec::new();
         for dial in &dials {
             let seen = who(&client, dial, 5)?;
-            ensure!(seen.len() == 1, "{dial:?} is answered by {seen:?}");
+            ensure!(seen.len() == 1, "{dial} is answered by {seen:?}");
             pins.extend(seen);
         }
         ensure!(

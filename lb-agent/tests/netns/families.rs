@@ -124,10 +124,10 @@ fn bound(scene: &Dials) -> Result<()> {
             let answer = scene
                 .client
                 .ask(&dial.clone().bound_to(own))?
-                .with_context(|| format!("{dial:?}"))?;
+                .with_context(|| format!("{dial}"))?;
             ensure!(
                 answer.peer == vip && answer.client.ip() == own,
-                "{dial:?}: {answer:?}"
+                "{dial}: {answer:?}"
             );
         }
     }
@@ -196,7 +196,7 @@ fn not_a_service(scene: &Dials) -> Result<()> {
             let answer = scene.client.ask(&dial)??;
             ensure!(
                 answer.by == "server" && answer.peer == to,
-                "{dial:?}: {answer:?}"
+                "{dial}: {answer:?}"
             );
         }
     }

@@ -6,7 +6,7 @@ use xtask::lab::manifest::{Document, slices, svc};
 use xtask::lab::traffic::Dial;
 use xtask::lab::{Agent, Lab, Node, Pod};
 
-use crate::harness::{SOON, Server, case, eventually, servers, soon_who, who};
+use crate::harness::{SOON, Server, case, eventually, servers, soon_who, told, who};
 
 pub fn trials() -> Vec<Trial> {
     let case = |name, test: fn(&Lab) -> Result<()>| case("full", name, test);
@@ -111,7 +111,7 @@ fn says_so(agent: &Agent, flag: &str, map: &str) -> Result<()> {
             .any(|line| line.contains(map) && line.contains("full") && line.contains(flag));
         ensure!(found, "no line says that {map} is full and to raise {flag}");
         ensure!(
-            agent.metric("lb_services_failed", &[])? >= 1.0,
+            told(agent, "failedServices")? >= 1,
             "no Service counts as failed"
         );
         Ok(())

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Failed, Trial};
 use nix::errno::Errno;
 use xtask::lab::traffic::{Asked, Dial};
-use xtask::lab::{Lab, Node, Place, Pod, Serve, missing, panic_text};
+use xtask::lab::{Agent, Lab, Node, Place, Pod, Serve, missing, panic_text};
 
 pub use xtask::lab::eventually;
 
@@ -134,14 +134,14 @@ pub fn tally(asked: Vec<Asked>) -> Result<BTreeMap<String, usize>> {
 
 /// The servers that answer, of `count` dials from `place`.
 pub fn who(place: &Place, dial: &Dial, count: usize) -> Result<Vec<String>> {
-    let tally = tally(place.ask_many(dial, count)?).with_context(|| format!("{dial:?}"))?;
+    let tally = tally(place.ask_many(dial, count)?).with_context(|| format!("{dial}"))?;
     Ok(tally.into_keys().collect())
 }
 
 /// How a dial that must fail fails.
 pub fn errno(place: &Place, dial: &Dial) -> Result<Errno> {
     match place.ask(dial)? {
-        Ok(answer) => bail!("{dial:?} was answered: {answer:?}"),
+        Ok(answer) => bail!("{dial} was answered: {answer:?}"),
         Err(failure) => Ok(Errno::from_raw(failure.errno)),
     }
 }
@@ -154,16 +154,16 @@ pub fn expect_refusal(place: &Place, dial: &Dial, expected: Errno) -> Result<()>
         Ok((asked, start.elapsed()))
     })?;
     let Err(failure) = asked else {
-        bail!("{} dialled {dial:?} and was answered", place.name);
+        bail!("{} dialled {dial} and was answered", place.name);
     };
     ensure!(
         failure.is(expected),
-        "{} dialled {dial:?}: {failure}, not {expected}",
+        "{} dialled {dial}: {failure}, not {expected}",
         place.name
     );
     ensure!(
         took < Duration::from_millis(200),
-        "{dial:?} was refused only after {took:?}"
+        "{dial} was refused only after {took:?}"
     );
     Ok(())
 }
@@ -187,6 +187,19 @@ pub fn soon_refused(place: &Place, dial: &Dial, expected: Errno) -> Result<()> {
 }
 
 /// The counter `reason` of the node's agent.
-pub fn counted(agent: &xtask::lab::Agent, reason: &str) -> Result<f64> {
-    agent.metric("lb_socket_events_total", &[&format!("reason=\"{reason}\"")])
+pub fn counted(agent: &Agent, reason: &str) -> Result<u64> {
+    let status = agent.status()?;
+    let counters = status["counters"].as_array().context("no counters")?;
+    let counter = counters.iter().find(|counter| counter["reason"] == reason);
+    counter
+        .and_then(|counter| counter["count"].as_u64())
+        .with_context(|| format!("no counter {reason}"))
+}
+
+/// A number that the agent tells of itself in `status`, such as `skippedObjects`.
+pub fn told(agent: &Agent, name: &str) -> Result<u64> {
+    let status = agent.status()?;
+    status["agent"][name]
+        .as_u64()
+        .with_context(|| format!("no {name}"))
 }

@@ -1,17 +1,18 @@
 //! Start, crash, restart and removal of the agent, and several agents on one kernel.
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 use serde_json::Value;
 use xtask::lab::manifest::{Document, slices, svc};
 use xtask::lab::traffic::{Dial, exchange, peer_of, receive};
 use xtask::lab::{Lab, Node};
 
-use crate::harness::{SOON, case, eventually, soon_who, who};
+use crate::harness::{SOON, case, eventually, soon_who, told, who};
 use crate::load::{VIP, Web, settle};
 
 pub fn trials() -> Vec<Trial> {
@@ -27,6 +28,14 @@ pub fn trials() -> Vec<Trial> {
         case(
             "udp_sockets_connected_before_the_agent_came_are_ended_once",
             before_attach,
+        ),
+        case(
+            "an_entry_that_somebody_deleted_is_repaired_and_counted",
+            repaired,
+        ),
+        case(
+            "without_a_node_object_cluster_ips_are_served",
+            no_node_object,
         ),
         case(
             "an_agent_with_a_wrong_flag_ends_with_its_name_and_a_remedy",
@@ -202,5 +211,53 @@ fn wrong_flag(lab: &Lab) -> Result<()> {
     let mut agent = node.start_agent(&["--cgroup-root", "/nowhere"])?;
     ensure!(!agent.wait_end()?.success());
     ensure!(agent.log().contains("/nowhere"), "{}", agent.log());
+    Ok(())
+}
+
+/// Every frontend is deleted behind the agent's back; its periodic comparison puts them back.
+fn repaired(lab: &Lab) -> Result<()> {
+    let web = Web::new(lab)?;
+    web.publish_numbers([0])?;
+    let agent = web.node.agent(&["--full-check-period", "1s"])?;
+    let pin = web.node.bpffs.join("v1/maps/LB4_FRONTENDS");
+    let bpftool = |arguments: &[&str]| -> Result<Vec<u8>> {
+        let output = Command::new("bpftool")
+            .args(arguments)
+            .output()
+            .context("run bpftool (Debian package bpftool)")?;
+        ensure!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+        Ok(output.stdout)
+    };
+    let pin = pin.display().to_string();
+    let entries: Value = serde_json::from_slice(&bpftool(&["-j", "map", "dump", "pinned", &pin])?)?;
+    let entries = entries.as_array().context("no array of entries")?;
+    ensure!(!entries.is_empty());
+    for entry in entries {
+        let key: Vec<&str> = entry["key"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        bpftool(&[&["map", "delete", "pinned", &pin, "key"], &*key].concat())?;
+    }
+    soon_who(&web.client, &Dial::tcp(VIP.parse()?), 3, &["web-0"])?;
+    ensure!(
+        told(&agent, "repairedEntries")? >= 1,
+        "the repair was not counted"
+    );
+    Ok(())
+}
+
+fn no_node_object(lab: &Lab) -> Result<()> {
+    let web = Web::new(lab)?;
+    web.publish_numbers([0])?;
+    web.node.withdraw("node")?;
+    let _agent = web.node.agent(&[])?;
+    ensure!(who(&web.client, &Dial::tcp(VIP.parse()?), 3)? == ["web-0"]);
     Ok(())
 }

@@ -34,7 +34,7 @@ pub fn load(place: &Place, dials: Vec<Dial>) -> Result<Task<Seen>> {
         for dial in dials.iter().cycle() {
             match dial.ask() {
                 Ok(answer) => *seen.by.entry(answer.by).or_insert(0) += 1,
-                Err(failure) => seen.failures.push(format!("{dial:?}: {failure}")),
+                Err(failure) => seen.failures.push(format!("{dial}: {failure}")),
             }
             if control.stop_asked() || seen.failures.len() > 10 {
                 break;
@@ -54,7 +54,7 @@ pub fn settle(load: Task<Seen>) -> Result<BTreeMap<String, usize>> {
         seen.failures
     );
     ensure!(
-        seen.by.values().sum::<usize>() > 100,
+        seen.by.values().sum::<usize>() > 20,
         "hardly anything was dialled: {:?}",
         seen.by
     );

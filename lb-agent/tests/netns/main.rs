@@ -27,7 +27,9 @@ mod topology;
 use libtest_mimic::Arguments;
 
 fn main() {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // Cases wait more than they compute.
+    arguments.test_threads.get_or_insert(6);
     if let Some(reason) = xtask::lab::missing() {
         eprintln!("ignored: {reason}");
     }

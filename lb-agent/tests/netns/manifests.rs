@@ -12,7 +12,7 @@ use xtask::lab::traffic::Dial;
 use xtask::lab::{Agent, Lab, Node, Pod, SERVICE_CIDRS};
 
 use crate::harness::{
-    SOON, Server, case, eventually, expect_refusal, servers, soon_refused, soon_who, who,
+    SOON, Server, case, eventually, expect_refusal, servers, soon_refused, soon_who, told, who,
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -98,13 +98,13 @@ fn bad_document(lab: &Lab) -> Result<()> {
     expect_refusal(&two.client, &dial("10.96.0.66")?, Errno::EHOSTUNREACH)?;
     // The first Service and its two slices are documents 1 to 3.
     logs(&agent, &["mixed.yaml", "document 4", "port"])?;
-    ensure!(agent.metric("lb_objects_skipped", &[])? == 1.0);
+    ensure!(told(&agent, "skippedObjects")? == 1);
     two.node
         .publish_text("mixed", &text.join("---\n").replace("eighty", "80"))?;
     soon_refused(&two.client, &dial("10.96.0.66")?, Errno::ECONNREFUSED)?;
     eventually(SOON, || {
         ensure!(
-            agent.metric("lb_objects_skipped", &[])? == 0.0,
+            told(&agent, "skippedObjects")? == 0,
             "the mended object still counts as skipped"
         );
         Ok(())

@@ -9,7 +9,7 @@ use xtask::lab::Lab;
 use xtask::lab::traffic::Dial;
 
 use crate::commands::{json, text, web};
-use crate::harness::{SOON, case, counted, eventually, who};
+use crate::harness::{SOON, case, eventually, told, who};
 use crate::load::VIP;
 
 pub fn trials() -> Vec<Trial> {
@@ -17,6 +17,7 @@ pub fn trials() -> Vec<Trial> {
     vec![
         case("counters_by_reason_rise_on_the_metrics_page", metrics),
         case("health_and_metrics_pages_answer_as_kube_proxys_do", pages),
+        case("logs_can_be_json", json_logs),
         case("bpftool_prints_the_names_of_fields", bpftool),
         case("map_and_program_names_read_like_the_architecture", names),
         case("status_tells_a_healthy_agent_from_one_that_is_gone", status),
@@ -70,18 +71,25 @@ fn detached(lab: &Lab) -> Result<()> {
 fn metrics(lab: &Lab) -> Result<()> {
     let web = web(lab)?;
     let agent = web.node.agent(&[])?;
+    let page = |reason: &str| -> Result<f64> {
+        agent.metric("lb_socket_events_total", &[&format!("reason=\"{reason}\"")])
+    };
     let refused = Dial::tcp("10.96.0.11:80".parse()?);
-    ensure!(counted(&agent, "no_endpoints")? == 0.0);
+    ensure!(page("no_endpoints")? == 0.0);
     ensure!(web.client.ask_many(&refused, 7)?.iter().all(Result::is_err));
-    ensure!(counted(&agent, "no_endpoints")? == 7.0);
-    let before = counted(&agent, "hit_chosen")?;
+    ensure!(page("no_endpoints")? == 7.0);
+    let before = page("hit_chosen")?;
     who(&web.client, &Dial::tcp(VIP.parse()?), 10)?;
-    let hits = counted(&agent, "hit_chosen")? - before;
-    ensure!((10.0..20.0).contains(&hits), "{hits} hits for 10 dials");
-    ensure!(counted(&agent, "peer_translated")? >= 10.0);
+    let hits = page("hit_chosen")? - before;
+    ensure!(hits == 10.0, "{hits} hits for 10 dials");
+    ensure!(page("peer_translated")? >= 10.0);
     ensure!(agent.metric("lb_map_entries", &["LB4_FRONTENDS"])? >= 3.0);
     ensure!(agent.metric("lb_map_capacity", &["LB4_FRONTENDS"])? >= 65536.0);
     ensure!(agent.metric("lb_apply_duration_seconds_count", &[])? >= 1.0);
+    ensure!(told(&agent, "skippedObjects")? == 0);
+    for name in ["lb_objects_skipped", "lb_services_failed"] {
+        ensure!(agent.metric(name, &[])? == 0.0, "{name}");
+    }
     Ok(())
 }
 
@@ -167,6 +175,18 @@ fn names(lab: &Lab) -> Result<()> {
         "LB_COUNTERS",
     ] {
         ensure!(maps.iter().any(|name| name == map), "no {map} in {maps:?}");
+    }
+    Ok(())
+}
+
+fn json_logs(lab: &Lab) -> Result<()> {
+    let web = web(lab)?;
+    let agent = web.node.agent(&["--log-format", "json"])?;
+    let log = agent.log();
+    ensure!(!log.trim().is_empty(), "nothing was logged");
+    for line in log.lines() {
+        let object: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        ensure!(object.get("level").is_some(), "{line}");
     }
     Ok(())
 }

@@ -27,6 +27,10 @@ pub fn trials() -> Vec<Trial> {
         case("an_ingress_with_ip_mode_proxy_is_not_served", proxy_mode),
         case("a_load_balancer_status_may_come_and_go", status_later),
         case(
+            "other_ports_of_a_load_balancer_address_are_left_alone",
+            other_ports,
+        ),
+        case(
             "external_local_still_lets_pod_and_host_reach_remote_endpoints",
             short_circuit,
         ),
@@ -141,6 +145,30 @@ fn proxy_mode(lab: &Lab) -> Result<()> {
     let _agent = two.node.agent(&[])?;
     ensure!(two.see(LB)? == ["local"]);
     ensure!(two.see("198.51.100.9:80")? == ["balancer"]);
+    Ok(())
+}
+
+/// Rule 87: such an address may be shared with other software, here a pod that has it.
+fn other_ports(lab: &Lab) -> Result<()> {
+    let two = Two::new(lab)?;
+    let sharer = two.node.pod("sharer")?;
+    for (address, to) in [
+        ("198.51.100.7", "198.51.100.7:81"),
+        ("198.51.100.8", "198.51.100.8:81"),
+    ] {
+        sharer
+            .netns
+            .ip(&format!("addr add {address}/32 dev lo\n"))?;
+        let via = sharer.addresses[0];
+        two.node.host.netns.ip(&format!(
+            "route add {address}/32 via {via} dev pod2 onlink\n"
+        ))?;
+        let _serve = sharer.serve_with(&xtask::lab::ServeOptions::new(&[to.parse()?]))?;
+        two.publish(external(), [two.local()])?;
+        let _agent = two.node.agent(&[])?;
+        ensure!(two.see(to)? == ["sharer"], "{to}");
+        ensure!(two.see(&to.replace(":81", ":80"))? == ["local"]);
+    }
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use libtest_mimic::Trial;
 use nix::errno::Errno;
 use xtask::lab::manifest::{Document, endpoint, service_cidr, slices, svc};
 use xtask::lab::traffic::Dial;
-use xtask::lab::{Agent, Lab, Node, Place, Pod, SERVICE_CIDRS};
+use xtask::lab::{Agent, Lab, Node, Pod, SERVICE_CIDRS, Serve, ServeOptions};
 
 use crate::harness::{
     Scene, Server, case, counted, errno, expect_refusal, servers, soon_refused, soon_who, who,
@@ -132,13 +132,18 @@ pub fn trials() -> Vec<Trial> {
             usable_after_refusal,
         ),
         case(
-            "refusals_come_and_go_with_the_endpoints",
             "refusals",
+            "refusals_come_and_go_with_the_endpoints",
             come_and_go,
         ),
         case(
-            "without_a_service_cidr_unknown_addresses_are_left_alone",
             "refusals",
+            "a_service_cidr_takes_effect_when_it_comes_and_when_it_goes",
+            cidr_changes,
+        ),
+        case(
+            "refusals",
+            "without_a_service_cidr_unknown_addresses_are_left_alone",
             no_cidr,
         ),
     ]);
@@ -153,12 +158,12 @@ fn refused_everywhere(
     expected: Errno,
 ) -> Result<()> {
     let before = counted(&scene.agent, reason)?;
-    let mut refusals = 0.0;
+    let mut refusals = 0;
     for place in [&*scene.client, &scene.node.host] {
         for vip in vips {
             for dial in dials(vip) {
                 expect_refusal(place, &dial, expected)?;
-                refusals += 1.0;
+                refusals += 1;
             }
         }
     }
@@ -217,8 +222,8 @@ fn come_and_go(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Rule 84 needs a ServiceCIDR; without one an address that no Service has is somebody else's.
-fn no_cidr(lab: &Lab) -> Result<()> {
+/// A pod that answers at 10.96.1.5, an address between those of two Services.
+fn stranger(lab: &Lab) -> Result<(Node, Pod, Pod, Serve)> {
     let node = lab.node("node-a")?;
     let (client, stranger) = (node.pod("client")?, node.pod("stranger")?);
     node.publish(
@@ -228,19 +233,36 @@ fn no_cidr(lab: &Lab) -> Result<()> {
             svc("ns/web2").cluster_ip("10.96.1.9").tcp(80),
         ],
     )?;
-    let _agent = node.agent(&[])?;
     stranger.netns.ip("addr add 10.96.1.5/32 dev lo\n")?;
     node.host.netns.ip(&format!(
         "route add 10.96.1.5/32 via {} dev pod1 onlink\n",
         stranger.addresses[0]
     ))?;
-    let options = xtask::lab::ServeOptions::new(&["10.96.1.5:80".parse()?]);
-    let _serve = stranger.serve_with(&options)?;
-    let by = who(place(&client), &Dial::tcp("10.96.1.5:80".parse()?), 1)?;
-    ensure!(by == ["stranger"]);
-    Ok(())
+    let serve = stranger.serve_with(&ServeOptions::new(&["10.96.1.5:80".parse()?]))?;
+    Ok((node, client, stranger, serve))
 }
 
-fn place(pod: &Pod) -> &Place {
-    pod
+/// Rule 84 needs a ServiceCIDR; without one an address that no Service has is somebody else's.
+fn no_cidr(lab: &Lab) -> Result<()> {
+    let (node, client, _stranger, _serve) = stranger(lab)?;
+    let _agent = node.agent(&[])?;
+    ensure!(who(&client, &Dial::tcp("10.96.1.5:80".parse()?), 1)? == ["stranger"]);
+    expect_refusal(
+        &client,
+        &Dial::tcp("10.96.1.9:80".parse()?),
+        Errno::ECONNREFUSED,
+    )
+}
+
+fn cidr_changes(lab: &Lab) -> Result<()> {
+    let (node, client, _stranger, _serve) = stranger(lab)?;
+    let _agent = node.agent(&[])?;
+    let dial = Dial::tcp("10.96.1.5:80".parse()?);
+    for _ in 0..2 {
+        soon_who(&client, &dial, 1, &["stranger"])?;
+        node.publish("cidr", [service_cidr("services", &SERVICE_CIDRS)])?;
+        soon_refused(&client, &dial, Errno::EHOSTUNREACH)?;
+        node.withdraw("cidr")?;
+    }
+    soon_who(&client, &dial, 1, &["stranger"])
 }

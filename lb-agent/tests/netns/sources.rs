@@ -106,7 +106,7 @@ fn outside(lab: &Lab) -> Result<()> {
             expect_refusal(place, &Dial::tcp(vip), Errno::EHOSTUNREACH)?;
         }
     }
-    ensure!(counted(&scene.agent, "source_denied")? >= 4.0);
+    ensure!(counted(&scene.agent, "source_denied")? >= 4);
     Ok(())
 }
 

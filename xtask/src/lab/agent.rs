@@ -60,10 +60,10 @@ impl Agent {
             if !self.is_running() {
                 return Ok(false);
             }
-            let output = self.cli.run(&["status"])?;
-            if !output.status.success() {
-                let said = [output.stdout, output.stderr].concat();
-                bail!("status: {}", String::from_utf8_lossy(&said));
+            let status = self.status()?;
+            // The data plane outlives its agents: what a former one left may be well while this one still starts.
+            if status["healthy"] != true || status["agent"]["pid"] != self.pid() {
+                bail!("status: {:#}", status["problems"]);
             }
             Ok(true)
         });
@@ -72,6 +72,16 @@ impl Agent {
             Ok(false) => bail!("the agent ended:\n{}", self.log()),
             Err(error) => bail!("the agent is not ready: {error:#}\n{}", self.log()),
         }
+    }
+
+    /// What `lb-agent status -o json` prints, be it well or not.
+    ///
+    /// # Errors
+    /// When nothing is pinned on this node.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        let output = self.cli.run(&["status", "-o", "json"])?;
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
     /// The process id.

@@ -1,5 +1,6 @@
 //! What a client asks: where to, by which protocol, from which kind of socket.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -188,6 +189,31 @@ impl Dial {
         match address {
             IpAddr::V4(v4) if self.is_mapped => v4.to_ipv6_mapped().into(),
             IpAddr::V4(_) | IpAddr::V6(_) => address,
+        }
+    }
+}
+
+/// `TCP to 10.96.0.10:80`, and what is special about the socket.
+impl fmt::Display for Dial {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocol = match self.protocol {
+            Protocol::TCP => "TCP",
+            Protocol::MPTCP => "Multipath TCP",
+            Protocol::UDP => "UDP",
+            _ => "UDP-Lite",
+        };
+        write!(out, "{protocol} to {}", self.to)?;
+        let special = [
+            (self.way == Way::Unconnected, "unconnected"),
+            (self.is_mapped, "v4-mapped"),
+            (self.is_fast_open, "fast open"),
+        ];
+        for (_, word) in special.iter().filter(|(is_so, _)| *is_so) {
+            write!(out, ", {word}")?;
+        }
+        match self.bind {
+            Some(address) => write!(out, ", bound to {address}"),
+            None => Ok(()),
         }
     }
 }
