@@ -21,11 +21,13 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use aya::maps::{MapData, RingBuf};
 pub use aya_obj::generated::bpf_attach_type;
 use aya_obj::generated::{
     BPF_F_QUERY_EFFECTIVE, BPF_F_RDONLY, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info,
 };
 use bytemuck::Pod;
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// BPF_F_REPLACE: a link update that compares the program it replaces.
 const BPF_F_REPLACE: u32 = 4;
@@ -534,6 +536,20 @@ pub fn netns_cookie() -> io::Result<u64> {
         return Err(io::Error::last_os_error());
     }
     Ok(cookie)
+}
+
+/// Lets tokio wait for records of a ring buffer.
+///
+/// # Errors
+/// epoll does not take the descriptor.
+///
+/// # Panics
+/// Outside a tokio runtime with I/O.
+pub fn ring_events(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapData>>> {
+    // SAFETY: the ring owns its descriptor, always hands out the same one, and closes it only when
+    // it is dropped, which the AsyncFd does after it has let go of it.
+    unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
+        .map_err(|e| io::Error::other(e.to_string()))
 }
 
 /// An array map's memory. Elements are read and written by aligned 64-bit words, each of them whole;

@@ -66,10 +66,13 @@ pub fn attachments(bpffs_root: &Path, cgroup: &Path) -> Vec<Attachment> {
 type Found = (Option<u32>, bool, Option<String>);
 
 fn look(pin: &Path, cgroup: &File, hook: &str) -> Result<Found, String> {
-    let link = sys::open_pin(pin).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => "not attached: its link is missing".to_owned(),
-        _ => format!("{}: {e}", pin.display()),
-    })?;
+    let link = match sys::open_pin(pin) {
+        Ok(link) => link,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err("not attached: its link is missing".to_owned());
+        }
+        Err(e) => return Err(format!("{}: {e}", pin.display())),
+    };
     let shape = sys::link_shape(link.as_fd()).map_err(|e| format!("{}: {e}", pin.display()))?;
     if shape.cgroup_id == 0 {
         return Err("not attached: the cgroup of its link is gone".to_owned());

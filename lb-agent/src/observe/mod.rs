@@ -1,4 +1,62 @@
 //! What operators see of a running agent: metrics, health, rare events, and whether the kernel really
 //! runs our programs.
+//!
+//! The agent writes one [`State`]; everything here reads it, and the pinned maps. Nothing here can
+//! stop the agent: an address that cannot be bound is tried again.
 
 pub mod attached;
+pub mod events;
+pub mod health;
+pub mod metrics;
+mod server;
+mod state;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+pub use state::{AddressFamily, State};
+
+/// How often the kernel is asked whether it still runs our programs.
+const WATCH_PERIOD: Duration = Duration::from_secs(5);
+
+/// Where to serve what.
+#[derive(Clone, Debug)]
+pub struct Servers {
+    /// `--healthz-bind-address`
+    pub healthz: Option<SocketAddr>,
+    /// `--metrics-bind-address`
+    pub metrics: Option<SocketAddr>,
+    /// `--bpffs-root`, for counters and fills.
+    pub bpffs_root: PathBuf,
+    /// The cgroup that is served.
+    pub cgroup: PathBuf,
+}
+
+/// Serves health and metrics, and watches the programs; never ends.
+pub async fn serve(state: Arc<State>, servers: Servers) {
+    let health = server::keep(
+        "healthz",
+        servers.healthz,
+        health::router(Arc::clone(&state)),
+    );
+    let metrics = metrics::router(Arc::clone(&state), &servers.bpffs_root);
+    let metrics = server::keep("metrics", servers.metrics, metrics);
+    tokio::join!(
+        health,
+        metrics,
+        watch(state, servers.bpffs_root, servers.cgroup)
+    );
+}
+
+/// Asks the kernel, from time to time, what it runs; logs when that changes.
+async fn watch(state: Arc<State>, bpffs_root: PathBuf, cgroup: PathBuf) {
+    loop {
+        if state.is_started() {
+            let (root, cgroup) = (bpffs_root.clone(), cgroup.clone());
+            let looked = tokio::task::spawn_blocking(move || attached::attachments(&root, &cgroup));
+            if let Ok(found) = looked.await {
+                state.note_attachments(&found);
+            }
+        }
+        tokio::time::sleep(WATCH_PERIOD).await;
+    }
+}

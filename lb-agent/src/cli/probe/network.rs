@@ -74,10 +74,12 @@ fn destroy_nobody() -> io::Result<()> {
     let (answer, _) = socket.recv_from_full()?;
     let answer =
         NetlinkMessage::<SockDiagMessage>::deserialize(&answer).map_err(io::Error::other)?;
-    match answer.payload {
-        NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
-        _ => Ok(()),
+    if let NetlinkPayload::Error(error) = answer.payload
+        && error.code.is_some()
+    {
+        return Err(error.to_io());
     }
+    Ok(())
 }
 
 fn tcx() -> Feature {
