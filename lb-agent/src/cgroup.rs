@@ -41,12 +41,12 @@ pub enum CgroupError {
     )]
     NotCgroup2(PathBuf),
     /// It cannot be looked at.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     Io {
         /// Which file or directory.
         path: PathBuf,
         /// errno.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -60,9 +60,9 @@ impl CgroupRoot {
             Some(path) => path.to_owned(),
             None => mounted()?,
         };
-        let at = |source: io::Error| CgroupError::Io {
+        let at = |error: io::Error| CgroupError::Io {
             path: path.clone(),
-            source,
+            error,
         };
         let kind = statfs(&path).map_err(|e| at(e.into()))?;
         if kind.filesystem_type() != CGROUP2_SUPER_MAGIC {
@@ -88,9 +88,9 @@ impl CgroupRoot {
 }
 
 fn mounted() -> Result<PathBuf, CgroupError> {
-    let table = fs::read_to_string(MOUNT_TABLE).map_err(|source| CgroupError::Io {
+    let table = fs::read_to_string(MOUNT_TABLE).map_err(|error| CgroupError::Io {
         path: MOUNT_TABLE.into(),
-        source,
+        error,
     })?;
     let mounts = mounts(&table, "cgroup2");
     let whole = mounts.iter().find(|path| !path.join(NOT_IN_ROOT).exists());

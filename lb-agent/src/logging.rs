@@ -1,6 +1,6 @@
 //! Logs: tracing to standard error, for people or as one JSON object a line.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -21,7 +21,10 @@ pub fn install(args: &LogArgs) -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_writer(io::stderr);
     let installed = match args.log_format {
-        LogFormat::Text => log.with_target(false).try_init(),
+        LogFormat::Text => log
+            .with_target(false)
+            .with_ansi(io::stderr().is_terminal())
+            .try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };
     installed.map_err(|e| anyhow::anyhow!("install the log: {e}"))

@@ -33,20 +33,20 @@ pub struct ProxyConfig {
 #[derive(thiserror::Error, Debug)]
 pub enum ProxyConfigError {
     /// It cannot be read.
-    #[error("--config {path}: {source}")]
+    #[error("--config {path}: {error}")]
     Io {
         /// The file.
         path: String,
         /// errno.
-        source: io::Error,
+        error: io::Error,
     },
     /// It is not YAML.
-    #[error("--config {path}: {source}; it must be a {KIND} in YAML or JSON")]
+    #[error("--config {path}: {error}; it must be a {KIND} in YAML or JSON")]
     Syntax {
         /// The file.
         path: String,
         /// What is wrong and where.
-        source: serde_yaml_ng::Error,
+        error: serde_yaml_ng::Error,
     },
     /// It is something else.
     #[error(
@@ -80,18 +80,18 @@ impl ProxyConfig {
     /// # Errors
     /// See [`ProxyConfigError`].
     pub fn read(path: &Path) -> Result<Self, ProxyConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ProxyConfigError::Io {
+        let text = fs::read_to_string(path).map_err(|error| ProxyConfigError::Io {
             path: path.display().to_string(),
-            source,
+            error,
         })?;
         Self::parse(&text, &path.display().to_string())
     }
 
     fn parse(text: &str, path: &str) -> Result<Self, ProxyConfigError> {
         let value: Value =
-            serde_yaml_ng::from_str(text).map_err(|source| ProxyConfigError::Syntax {
+            serde_yaml_ng::from_str(text).map_err(|error| ProxyConfigError::Syntax {
                 path: path.to_owned(),
-                source,
+                error,
             })?;
         let fields = flatten(&value);
         let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or("none");

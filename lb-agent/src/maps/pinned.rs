@@ -54,20 +54,20 @@ pub enum PinnedError {
     )]
     NotThere(PathBuf),
     /// Somebody else's file system, or no right to look.
-    #[error("{path}: {source}; reading the data plane needs CAP_BPF")]
+    #[error("{path}: {error}; reading the data plane needs CAP_BPF")]
     Open {
         /// The pin.
         path: PathBuf,
         /// errno.
-        source: io::Error,
+        error: io::Error,
     },
     /// A map does not answer.
-    #[error("map {map}: {source}")]
+    #[error("map {map}: {error}")]
     Read {
         /// Its name.
         map: &'static str,
         /// errno.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -102,22 +102,24 @@ impl Pinned {
     }
 
     fn map(&self, name: &'static str) -> Result<OwnedFd, PinnedError> {
+        self.open_map(name, Access::Read)
+    }
+
+    fn open_map(&self, name: &'static str, access: Access) -> Result<OwnedFd, PinnedError> {
         let path = self.maps.join(name);
-        sys::open_map(&path, Access::Read).map_err(|source| PinnedError::Open { path, source })
+        sys::open_map(&path, access).map_err(|error| PinnedError::Open { path, error })
     }
 
     fn entries<K: Pod, V: Pod>(&self, name: &'static str) -> Result<Vec<(K, V)>, PinnedError> {
         let map = self.map(name)?;
-        sys::entries(map.as_fd()).map_err(|source| PinnedError::Read { map: name, source })
+        sys::entries(map.as_fd()).map_err(|error| PinnedError::Read { map: name, error })
     }
 
-    /// Opened for writing, though mapped for reading: the kernel maps no read-only descriptor as
-    /// shared, and a BPF map only as such (EINVAL).
+    /// Only what is opened for writing can be shared memory, even memory that is only read
+    /// (`bpf_map_mmap` in kernel/bpf/syscall.c wants VM_SHARED).
     fn array<V: Pod>(&self, name: &'static str) -> Result<Array<V>, PinnedError> {
-        let path = self.maps.join(name);
-        let map = sys::open_map(&path, Access::Write)
-            .map_err(|source| PinnedError::Open { path, source })?;
-        Array::open(&map).map_err(|source| PinnedError::Read { map: name, source })
+        let map = self.open_map(name, Access::Write)?;
+        Array::open(&map).map_err(|error| PinnedError::Read { map: name, error })
     }
 
     /// `LB_AGENT`
@@ -146,7 +148,7 @@ impl Pinned {
         let map = self.map(NAME)?;
         let slot = |index| {
             let values = sys::lookup_per_cpu(map.as_fd(), index)
-                .map_err(|source| PinnedError::Read { map: NAME, source })?;
+                .map_err(|error| PinnedError::Read { map: NAME, error })?;
             Ok(values
                 .unwrap_or_default()
                 .into_iter()
@@ -241,7 +243,7 @@ impl Pinned {
     /// See [`PinnedError`].
     pub fn shape(&self, name: &'static str) -> Result<MapShape, PinnedError> {
         let map = self.map(name)?;
-        sys::map_shape(map.as_fd()).map_err(|source| PinnedError::Read { map: name, source })
+        sys::map_shape(map.as_fd()).map_err(|error| PinnedError::Read { map: name, error })
     }
 
     /// Entries in use; `None` for maps that have no such thing.
@@ -252,7 +254,7 @@ impl Pinned {
             (MapType::Hash | MapType::LruHash | MapType::LpmTrie, _) => {
                 let map = self.map(name)?;
                 let (keys, _) = sys::lookup_all(map.as_fd(), spec.key_size, spec.value_size)
-                    .map_err(|source| PinnedError::Read { map: name, source })?;
+                    .map_err(|error| PinnedError::Read { map: name, error })?;
                 Some(keys.len() / spec.key_size)
             }
             (_, "LB4_SERVICES" | "LB6_SERVICES") => Some(self.services(name)?.len()),
@@ -316,7 +318,7 @@ impl Pinned {
         let key = find(name).map_or(0, |spec| spec.key_size);
         let map = self.map(name)?;
         let (keys, _) = sys::lookup_all(map.as_fd(), key, size_of::<u32>())
-            .map_err(|source| PinnedError::Read { map: name, source })?;
+            .map_err(|error| PinnedError::Read { map: name, error })?;
         Ok(keys
             .chunks(key)
             .filter_map(|key| {
