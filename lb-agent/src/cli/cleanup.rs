@@ -20,6 +20,8 @@ use crate::maps::sys;
 
 /// The system's own BPF file system stays mounted.
 const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
+/// Files that the kernel itself puts into every BPF file system.
+const KERNELS_OWN: [&str; 2] = ["maps.debug", "progs.debug"];
 
 /// Runs the verb.
 ///
@@ -142,7 +144,8 @@ fn remove(pin: &Path) -> anyhow::Result<()> {
 /// Takes the root away: a BPF file system that is mounted exactly there and holds nothing else, or
 /// an empty folder of a larger one.
 fn unmount(root: &Path) -> anyhow::Result<bool> {
-    if root == Path::new(SYSTEM_BPFFS) || !entries(root)?.is_empty() {
+    let is_own = |path: &PathBuf| path.file_name().is_some_and(|n| KERNELS_OWN.iter().any(|own| n == *own));
+    if root == Path::new(SYSTEM_BPFFS) || !entries(root)?.iter().all(is_own) {
         return Ok(false);
     }
     if !is_bpffs_mount(root)? {

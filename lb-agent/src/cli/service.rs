@@ -9,7 +9,10 @@ use super::{
     output::{columns, print, render},
     view::{self, FrontendView, ServiceView},
 };
-use crate::maps::pinned::{Pinned, PinnedError};
+use crate::maps::{
+    family::Family as _,
+    pinned::{Pinned, PinnedError},
+};
 
 /// Runs the verb.
 ///
@@ -63,7 +66,7 @@ pub fn list_table(views: &[ServiceView]) -> String {
                 or_dash(&view.port),
                 frontend.protocol.clone(),
                 frontend.kind.to_owned(),
-                frontend.dial(),
+                shown(view, frontend),
                 backends(view, frontend),
                 policy(frontend),
                 or_dash(&notes(view, frontend).join(", ")),
@@ -83,6 +86,14 @@ pub fn list_table(views: &[ServiceView]) -> String {
         ],
         rows,
     )
+}
+
+/// A NodePort on IPv6 addresses has brackets, as those have.
+fn shown(view: &ServiceView, frontend: &FrontendView) -> String {
+    if frontend.address == "nodes" && view.family == Addr6::LABEL {
+        return format!("[nodes]:{}", frontend.port);
+    }
+    frontend.dial()
 }
 
 fn or_dash(text: &str) -> String {
@@ -184,7 +195,7 @@ fn port_text(view: &ServiceView) -> String {
         view.frontends.iter().map(|frontend| {
             [
                 frontend.kind.to_owned(),
-                frontend.dial(),
+                shown(view, frontend),
                 policy(frontend),
                 or_dash(&notes(view, frontend).join(", ")),
             ]
