@@ -112,7 +112,9 @@ struct Control {
 
 /// Takes news, writes, tries again, compares.
 async fn control(mut control: Control) -> anyhow::Result<()> {
-    let period = control.config.full_check_period;
+    // 0 means never; a ticker wants some period.
+    let is_checked = !control.config.full_check_period.is_zero();
+    let period = control.config.full_check_period.max(REST);
     let mut checks = interval_at(Instant::now() + period, period);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut written = Instant::now();
@@ -129,7 +131,7 @@ async fn control(mut control: Control) -> anyhow::Result<()> {
                 is_rested = true;
                 tokio::task::block_in_place(|| control.reconciler.rest());
             }
-            _ = checks.tick() => {
+            _ = checks.tick(), if is_checked => {
                 let repaired = tokio::task::block_in_place(|| control.reconciler.check());
                 control.state.add_repaired(repaired);
             }

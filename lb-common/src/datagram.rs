@@ -62,19 +62,37 @@ fn kept<A: Address, T: Tables<A> + Sessions>(
 ) -> BackendId {
     let live = |session: &SessionVal| {
         let is_live = session.service == frontend.service && session.is_fresh(now_ns);
-        is_live.then_some((session.backend, session.generation))
+        is_live.then_some((session.backend, session.generation, session.contested))
     };
-    let Some(Some((id, generation))) = tables.session(key, live) else {
+    let Some(Some((id, generation, contested))) = tables.session(key, live) else {
         return BackendId::NONE;
     };
     let Some(backend) = tables.backend(id) else {
         return BackendId::NONE;
     };
-    if backend.serves(frontend.service, generation, BackendFlags::SERVING) {
-        id
-    } else {
-        BackendId::NONE
+    if !backend.serves(frontend.service, generation, BackendFlags::SERVING) {
+        return BackendId::NONE;
     }
+    if contested != 0 {
+        reclaim(tables, key, &backend.slot(id));
+    }
+    id
+}
+
+/// The VIP written last is shown: takes the replies of a shared backend back. True when another VIP
+/// had them.
+#[inline(never)]
+fn reclaim<A: Address, T: Sessions>(tables: &T, key: &SessionKey, to: &Slot<A>) -> bool {
+    let revnat = RevnatKey::new(key.socket, to.addr.mapped(), to.port);
+    let is_mine = |shown: &RevnatVal| shown.vip == key.vip && shown.port == key.port;
+    if tables.revnat(&revnat, is_mine).unwrap_or(false) {
+        return false;
+    }
+    tables.note(Counter::RevnatConflict);
+    if !tables.put_revnat(&revnat, &RevnatVal::of(key)) {
+        tables.note(Counter::StateLost);
+    }
+    true
 }
 
 /// Opens a session: prefers a backend that no other VIP of the socket uses, so that every reply
@@ -99,18 +117,35 @@ fn open<A: Address, T: Tables<A> + Sessions>(
         };
     }
     let now_ns = chance.now_ns();
+    let mut contested = 0;
     if is_taken(tables, key, &dnat.to, now_ns) {
         match tables.slot(untaken(tables, key, frontend, caller, chance)) {
             Some(slot) if dnat.hit == Counter::HitChosen && slot.service == frontend.service => {
                 dnat.to = slot;
             }
-            _ => tables.note(Counter::RevnatConflict),
+            _ => {
+                contested = 1;
+                contest_other(tables, key, &dnat.to);
+            }
         }
     }
-    if !remember(tables, key, &dnat.to, now_ns) {
+    if !remember(tables, key, &dnat.to, now_ns, contested) {
         tables.note(Counter::StateLost);
     }
     Decision::Dnat(dnat)
+}
+
+/// Tells the session that has a backend's replies that it must take them back when it sends.
+#[inline(never)]
+fn contest_other<A: Address, T: Sessions>(tables: &T, key: &SessionKey, to: &Slot<A>) -> bool {
+    tables.note(Counter::RevnatConflict);
+    let other = tables.revnat(
+        &RevnatKey::new(key.socket, to.addr.mapped(), to.port),
+        |shown| SessionKey::new(key.socket, shown.vip, shown.port),
+    );
+    let Some(other) = other else { return false };
+    tables.contest(&other);
+    true
 }
 
 /// `try_choose` in a stack frame of its own: BPF has 512 bytes for the whole chain of calls.
@@ -187,6 +222,7 @@ fn remember<A: Address, T: Sessions>(
     key: &SessionKey,
     to: &Slot<A>,
     now_ns: u64,
+    contested: u16,
 ) -> bool {
     let addr = to.addr.mapped();
     let session = SessionVal {
@@ -196,6 +232,7 @@ fn remember<A: Address, T: Sessions>(
         backend: to.backend,
         service: to.service,
         replied: 0,
+        contested,
         last_ns: now_ns,
     };
     tables.put_revnat(

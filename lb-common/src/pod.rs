@@ -60,7 +60,7 @@ shared_types! {
     AffinityKey = 16 + 4 + 4,
     AffinityVal = 8 + 4 + 2 + 2,
     SessionKey = 8 + 16 + 2 + 1 + 5,
-    SessionVal = 16 + 2 + 2 + 4 + 4 + 4 + 8,
+    SessionVal = 16 + 2 + 2 + 4 + 4 + 2 + 2 + 8,
     RevnatKey = 8 + 16 + 2 + 6,
     RevnatVal = 16 + 2 + 1 + 5,
     SocketVal = 16 + 16 + 2 + 2 + 4 + 4 + 2 + 1 + 1,

@@ -59,7 +59,9 @@ pub struct SessionVal {
     /// The service port.
     pub service: ServiceId,
     /// 1 once a reply was received.
-    pub replied: u32,
+    pub replied: u16,
+    /// 1 when another VIP of the socket has the same backend: then the one written last is shown.
+    pub contested: u16,
     /// Last datagram either way: nanoseconds since boot.
     pub last_ns: u64,
 }

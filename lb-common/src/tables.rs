@@ -56,4 +56,6 @@ pub trait Sessions {
     fn note(&self, counter: Counter);
     /// Notes that a session is in use, in place.
     fn touch(&self, key: &SessionKey, now_ns: u64, replied: bool);
+    /// Marks a session as contested, in place.
+    fn contest(&self, key: &SessionKey);
 }

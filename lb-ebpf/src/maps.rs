@@ -278,6 +278,14 @@ impl Sessions for Kernel {
     }
 
     #[inline(always)]
+    fn contest(&self, key: &SessionKey) {
+        if let Some(at) = LB_UDP_SESSION.get_ptr_mut(key) {
+            // SAFETY: the map's value, valid until the program ends; the field is written whole.
+            unsafe { (&raw mut (*at).contested).write_volatile(1) };
+        }
+    }
+
+    #[inline(always)]
     fn touch(&self, key: &SessionKey, now_ns: u64, replied: bool) {
         let Some(at) = LB_UDP_SESSION.get_ptr_mut(key) else {
             return;
