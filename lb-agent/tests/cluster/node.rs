@@ -143,7 +143,7 @@ impl Setup<'_> {
 }
 
 /// Makes the Node object in `zone-a` with the addresses that the node really has.
-pub(crate) fn make_node_object(plane: &Plane, node: &Node) {
+fn make_node_object(plane: &Plane, node: &Node) {
     plane.apply(&objects::node(&node.name, "zone-a"));
     let addresses = node.host.addresses.map(|address| address.to_string());
     plane.merge_status(&node_addresses(

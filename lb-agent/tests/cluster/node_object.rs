@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use super::node::{make_node_object, setup, vips};
+use super::node::{at, setup, vips};
 use super::objects::{endpoint, node, node_addresses, service, slice};
 use super::plane::Plane;
+
+/// kube-proxy waits 30 s for its Node before it goes on.
+const WITHOUT_NODE: Duration = Duration::from_secs(50);
 
 pub(crate) const TESTS: &[super::Test] = tests![
     a_node_object_that_comes_late_is_picked_up,
@@ -72,28 +75,31 @@ fn node_hints_win_over_zone_hints() {
     seat.expect(v4, &["10.244.1.3"]);
 }
 
-/// Rule 133 as kube-proxy was seen to do it: 30 s without the Node, then on without it, and the addresses are used
-/// when they come.
+/// Rule 133 as kube-proxy was seen to do it: on without the Node, and its zone and addresses are used when they come.
 fn a_node_object_that_comes_late_is_picked_up() {
     let plane = Plane::shared();
     let name = "late-node";
     plane.namespace(name);
     let made = plane.apply(&service(name, "web").set("/spec/type", "NodePort"));
     let [v4, _] = vips(&made);
-    plane.apply(&slice(
-        name,
-        "web",
-        "web",
-        &[endpoint("10.244.1.1").for_zone("zone-a")],
-    ));
+    let (a, b) = (
+        endpoint("10.244.1.1").for_zone("zone-a"),
+        endpoint("10.244.1.2").for_zone("zone-b"),
+    );
+    plane.apply(&slice(name, "web", "web", &[a, b]));
     let seat = setup(&plane, name).without_object().start_unready();
+    seat.node
+        .add_address("198.51.100.7".parse().unwrap())
+        .unwrap();
+    let address = at("198.51.100.7", node_port(&made));
 
-    seat.expect_within(Duration::from_secs(50), v4, &["10.244.1.1"]);
-    let node_port = (seat.node.host.addresses[0], node_port(&made)).into();
-    seat.expect(node_port, &["ECONNREFUSED"]);
+    seat.expect_within(WITHOUT_NODE, v4, &["10.244.1.1", "10.244.1.2"]);
+    seat.expect(address, &["ECONNREFUSED"]);
 
-    make_node_object(&plane, &seat.node);
-    seat.expect(node_port, &["10.244.1.1"]);
+    plane.apply(&node(name, "zone-b"));
+    plane.merge_status(&node_addresses(name, &["198.51.100.7"]));
+    seat.expect(v4, &["10.244.1.2"]);
+    seat.expect(address, &["10.244.1.2"]);
 }
 
 /// Section 1.Y, rule 135: followed live, without an exit.

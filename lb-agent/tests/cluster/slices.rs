@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::node::{setup, vips};
-use super::objects::{endpoint, service, slice};
+use super::objects::{self, endpoint, service, slice};
 use super::plane::Plane;
 
 pub(crate) const TESTS: &[super::Test] = tests![
@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[super::Test] = tests![
     a_slice_before_its_service_takes_effect_when_the_service_comes,
     live_endpoint_changes_are_followed,
     more_objects_than_a_page_of_a_list_are_all_served,
+    changes_without_meaning_write_nothing,
     a_bad_object_does_not_stop_the_others,
 ];
 
@@ -155,6 +156,49 @@ fn backend(number: usize) -> String {
     format!("10.244.1.{}", number % 250 + 1)
 }
 
+/// Rules 21 and 136.
+fn changes_without_meaning_write_nothing() {
+    // Its own: nothing else may change meanwhile.
+    let plane = Plane::start();
+    let name = "no-meaning";
+    plane.namespace(name);
+    let node = setup(&plane, name).start();
+    let (web, endpoints) = (
+        service(name, "web"),
+        slice(
+            name,
+            "web",
+            "web",
+            &[endpoint("10.244.1.1").for_zone("zone-a")],
+        ),
+    );
+    let [v4, _] = vips(&plane.apply(&web));
+    plane.apply(&endpoints);
+    node.expect(v4, &["10.244.1.1"]);
+    let writes = || {
+        node.agent
+            .metric("lb_apply_duration_seconds_count", &[])
+            .unwrap()
+    };
+    let before = writes();
+
+    plane.apply(
+        &web.set("/metadata/annotations/note", "x")
+            .set("/spec/selector/app", "web"),
+    );
+    plane.apply(&endpoints.label("example.org/note", "x"));
+    plane.apply(&objects::node(name, "zone-a").label("example.org/rack", "7"));
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(writes(), before);
+
+    // A watch keeps the order, so this comes after all of the above.
+    let [marker, _] = vips(&plane.apply(&service(name, "marker")));
+    plane.apply(&slice(name, "marker", "marker", &[endpoint("10.244.1.2")]));
+    plane.apply(&objects::node(name, "zone-b"));
+    node.expect(marker, &["10.244.1.2"]);
+    assert!(writes() > before);
+}
+
 /// Objects as an older API server, or a hand in etcd, may have left them: each is skipped and named.
 fn a_bad_object_does_not_stop_the_others() {
     // Its own: the controllers of the shared one would stumble over such objects, too.
@@ -188,6 +232,6 @@ fn a_bad_object_does_not_stop_the_others() {
     node.expect(v4, &["10.244.1.1", "10.244.1.2"]);
     node.expect_log("no-address");
     node.expect_log("70000");
-    let skipped = node.agent.metric("lb_agent_objects_skipped", &[]).unwrap();
+    let skipped = node.agent.metric("lb_objects_skipped", &[]).unwrap();
     assert!(skipped >= 2.0, "only {skipped} objects counted as skipped");
 }
