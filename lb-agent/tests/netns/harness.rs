@@ -14,7 +14,17 @@ use xtask::lab::{Agent, Lab, Node, Place, Pod, Serve, missing, panic_text};
 pub use xtask::lab::eventually;
 
 /// How long a change of the manifests may take until sockets see it.
-pub const SOON: Duration = Duration::from_secs(5);
+pub const SOON: Duration = Duration::from_secs(10);
+
+/// Map sizes of the agents under test. Two hundred agents with maps of the default size would spend most of their time
+/// on clearing memory.
+const SIZES: [(&str, &str); 5] = [
+    ("--max-services", "4096"),
+    ("--max-slots", "16384"),
+    ("--max-backends", "8192"),
+    ("--max-frontends", "8192"),
+    ("--max-source-ranges", "1024"),
+];
 
 /// A test in a laboratory of its own. The name is the sentence that it proves.
 pub fn case(
@@ -91,7 +101,10 @@ impl<S> Shared<S> {
 
 fn new_lab() -> Result<Lab, Failed> {
     let lab = Lab::new().map_err(|error| format!("{error:#}"))?;
-    Ok(lab.with_agent(env!("CARGO_BIN_EXE_lb-agent")))
+    let lab = lab.with_agent(env!("CARGO_BIN_EXE_lb-agent"));
+    Ok(SIZES.into_iter().fold(lab, |lab, (flag, entries)| {
+        lab.with_agent_flag(flag, entries)
+    }))
 }
 
 /// Runs a test and, when it fails, adds what the laboratory looks like.

@@ -84,7 +84,7 @@ fn metrics(lab: &Lab) -> Result<()> {
     ensure!(hits == 10.0, "{hits} hits for 10 dials");
     ensure!(page("peer_translated")? >= 10.0);
     ensure!(agent.metric("lb_map_entries", &["LB4_FRONTENDS"])? >= 3.0);
-    ensure!(agent.metric("lb_map_capacity", &["LB4_FRONTENDS"])? >= 65536.0);
+    ensure!(agent.metric("lb_map_capacity", &["LB4_FRONTENDS"])? == 8192.0);
     ensure!(agent.metric("lb_apply_duration_seconds_count", &[])? >= 1.0);
     ensure!(told(&agent, "skippedObjects")? == 0);
     for name in ["lb_objects_skipped", "lb_services_failed"] {

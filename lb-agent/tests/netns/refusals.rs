@@ -22,17 +22,20 @@ struct Refusing {
     _other: Node,
 }
 
-/// A Service of both families on TCP and UDP port 80, at `10.96.1.<number>` and `fd00:96::1:<number>`.
+/// A Service of both families on TCP and UDP port 80, at `10.96.1.<number>` and `fd00:96::1<number>`.
 fn service(name: &str, number: u8) -> xtask::lab::manifest::ServiceManifest {
     svc(name)
         .cluster_ip(&format!("10.96.1.{number}"))
-        .cluster_ip(&format!("fd00:96::1:{number}"))
+        .cluster_ip(&format!("fd00:96::1{number:02}"))
         .port("tcp", "TCP", 80)
         .port("udp", "UDP", 80)
 }
 
 fn vips(number: u8, port: u16) -> [SocketAddr; 2] {
-    let [v4, v6] = [format!("10.96.1.{number}"), format!("fd00:96::1:{number}")];
+    let [v4, v6] = [
+        format!("10.96.1.{number}"),
+        format!("fd00:96::1{number:02}"),
+    ];
     [v4, v6].map(|vip| SocketAddr::new(vip.parse().expect("an address"), port))
 }
 

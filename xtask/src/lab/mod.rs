@@ -63,6 +63,7 @@ pub struct Lab {
     ground: Ground,
     switch: Netns,
     agent_binary: Option<PathBuf>,
+    agent_flags: Vec<(String, String)>,
     members: Mutex<Members>,
 }
 
@@ -94,6 +95,7 @@ impl Lab {
             ground,
             switch,
             agent_binary: None,
+            agent_flags: Vec::new(),
             members: Mutex::default(),
         })
     }
@@ -102,6 +104,13 @@ impl Lab {
     #[must_use]
     pub fn with_agent(mut self, binary: impl Into<PathBuf>) -> Self {
         self.agent_binary = Some(binary.into());
+        self
+    }
+
+    /// Gives every agent of this laboratory flag `name` with `value`, unless the agent is started with another.
+    #[must_use]
+    pub fn with_agent_flag(mut self, name: &str, value: &str) -> Self {
+        self.agent_flags.push((name.to_owned(), value.to_owned()));
         self
     }
 

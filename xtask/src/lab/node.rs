@@ -41,6 +41,7 @@ pub struct Node {
     stage: PathBuf,
     log: PathBuf,
     cli: Cli,
+    agent_flags: Vec<(String, String)>,
     number: u8,
     pods: AtomicU16,
 }
@@ -69,6 +70,7 @@ impl Node {
             stage: dir.join("stage"),
             log: lab.log_path(name),
             cli,
+            agent_flags: lab.agent_flags.clone(),
             number,
             pods: AtomicU16::new(0),
         };
@@ -232,12 +234,11 @@ impl Node {
             ("--healthz-bind-address", "127.0.0.1:10256".to_owned()),
             ("--metrics-bind-address", "127.0.0.1:10249".to_owned()),
         ];
+        let ours = ours.map(|(flag, value)| (flag.to_owned(), value));
         let mut words = vec![self.cli.binary()?.display().to_string(), "run".to_owned()];
-        // Whoever names an API server wants no manifests beside it.
-        let has_server = SERVER_FLAGS.iter().any(|flag| arguments.contains(flag));
-        for (flag, value) in ours {
-            if !arguments.contains(&flag) && !(has_server && flag == "--manifests") {
-                words.extend([flag.to_owned(), value]);
+        for (flag, value) in ours.into_iter().chain(self.agent_flags.clone()) {
+            if !arguments.contains(&flag.as_str()) {
+                words.extend([flag, value]);
             }
         }
         words.extend(arguments.iter().map(|word| (*word).to_owned()));
