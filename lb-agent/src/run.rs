@@ -115,7 +115,7 @@ async fn control(mut control: Control) -> anyhow::Result<()> {
     // 0 means never; a ticker wants some period.
     let is_checked = !control.config.full_check_period.is_zero();
     let period = control.config.full_check_period.max(REST);
-    let mut checks = interval_at(Instant::now() + period, period);
+    let mut checks = interval_at(Instant::now() + period, period.max(REST));
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut written = Instant::now();
     let mut is_rested = true;

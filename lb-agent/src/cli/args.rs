@@ -172,16 +172,13 @@ pub struct RunArgs {
     pub nodeport_addresses: Option<String>,
     /// NodePorts answer on 127.0.0.0/8 and ::1 of the host [default: true, unless
     /// --nodeport-addresses is given and holds no loopback]
-    #[arg(long, visible_alias = "iptables-localhost-nodeports", value_name = "BOOL", num_args = 0..=1,
-          require_equals = true, default_missing_value = "true", help_heading = "Services")]
+    #[arg(long, visible_alias = "iptables-localhost-nodeports", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Services")]
     pub localhost_node_ports: Option<bool>,
     /// Refuse host processes that bind a NodePort which is served here
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true", help_heading = "Services")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Services")]
     pub protect_node_ports: Option<bool>,
     /// Masquerade all Service traffic; of no consequence at sockets, where no packet carries a VIP
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true", help_heading = "Services")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Services")]
     pub masquerade_all: Option<bool>,
     /// How pods are told from other clients [default: ClusterCIDR]
     #[arg(
@@ -244,7 +241,7 @@ pub struct MapArgs {
     /// loadBalancerSourceRanges, each family
     #[arg(long, value_name = "N", default_value_t = Capacity::Sources.default_entries(), value_parser = entries())]
     pub max_source_ranges: u32,
-    /// How long changes are gathered before they are applied
+    /// Changes are written at most once in so much time
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
     pub min_sync_period: std::time::Duration,
     /// How often all maps are compared with what they should hold; 0: never
@@ -348,6 +345,14 @@ mod tests {
         assert_eq!(
             run(&["--localhost-node-ports=false"]).localhost_node_ports,
             Some(false)
+        );
+        assert_eq!(
+            run(&["--masquerade-all", "false"]).masquerade_all,
+            Some(false)
+        );
+        assert_eq!(
+            run(&["--masquerade-all", "-v", "4"]).masquerade_all,
+            Some(true)
         );
         assert_eq!(run(&["-v", "4"]).log.verbosity, 4);
         assert_eq!(run(&["--v=2"]).log.verbosity, 2);

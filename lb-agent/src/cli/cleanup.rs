@@ -144,7 +144,10 @@ fn remove(pin: &Path) -> anyhow::Result<()> {
 /// Takes the root away: a BPF file system that is mounted exactly there and holds nothing else, or
 /// an empty folder of a larger one.
 fn unmount(root: &Path) -> anyhow::Result<bool> {
-    let is_own = |path: &PathBuf| path.file_name().is_some_and(|n| KERNELS_OWN.iter().any(|own| n == *own));
+    let is_own = |path: &PathBuf| {
+        path.file_name()
+            .is_some_and(|n| KERNELS_OWN.iter().any(|own| n == *own))
+    };
     if root == Path::new(SYSTEM_BPFFS) || !entries(root)?.iter().all(is_own) {
         return Ok(false);
     }

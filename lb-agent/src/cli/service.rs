@@ -156,7 +156,7 @@ fn notes(view: &ServiceView, frontend: &FrontendView) -> Vec<String> {
         notes.push(view.algorithm.to_owned());
     }
     if FrontendView::classes(&frontend.source_rules, "allow").len() < 3 {
-        notes.push(format!("{} source ranges", view.source_ranges.len()));
+        notes.push(format!("source ranges: {}", view.source_ranges.len()));
     }
     let draining = view.backends.iter().filter(|b| b.terminating).count();
     if draining > 0 {
