@@ -1,6 +1,8 @@
 //! What one Service becomes on this node: rules 4 to 7, 22 to 24, 34 to 46, 59 to 65 and 83, and
 //! the table of rule 82 as sockets of this node see it.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -213,7 +215,8 @@ const EXTERNAL: [&str; 3] = ["192.0.2.1:30080", "203.0.113.1:80", "198.51.100.7:
 fn who_reaches_which_endpoint_is_as_in_the_table_of_rule_82() {
     let both = [(L, NODE), (R, OTHER)];
     // From, to, eTP Local, iTP Local, detector, reached.
-    let rows: [(&str, Class, bool, bool, bool, bool, &[&str]); 16] = [
+    type Row<'a> = (&'a str, Class, bool, bool, bool, bool, &'a [&'a str]);
+    let rows: [Row<'_>; 16] = [
         (
             "pod to clusterIP",
             Class::Pod,

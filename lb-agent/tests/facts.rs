@@ -1,5 +1,7 @@
 //! What this node is: rules 48 to 52, 81, 84 and 134, and where addresses may be a Service's.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod common;
 
 use std::{collections::BTreeSet, net::IpAddr};

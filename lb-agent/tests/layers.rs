@@ -1,5 +1,7 @@
 //! The picture in `lib.rs` and the promises of the crates, held against the sources.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -1,22 +1,20 @@
 //! The maps in memory: what tests plan against. Refuses what the kernel would refuse, and notes
 //! every moment at which a reader in the kernel would have met something half-made.
 
+mod tables;
+
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
 };
 
 use lb_common::{
-    affinity::{AffinityKey, AffinityVal},
     config::Config,
     frontend::{FrontendKey, FrontendVal, Kind},
     id::{BackendId, ServiceId},
     list::{List, ListRange},
     map_table,
-    net::{Address, BePort},
-    service::{Backend, Service, Slot},
-    source::SourceKey,
-    tables::Tables,
+    service::{Backend, BackendFlags, Service, Slot},
 };
 
 use super::{Capacities, Content, LbMaps, MapError, Op, family::Family};
@@ -38,7 +36,7 @@ pub struct FakeMaps<A: Family> {
     pub netns: BTreeMap<u64, A>,
     /// `LB_CONFIG`
     pub config: Config,
-    affinity: RefCell<BTreeMap<(u128, ServiceId), AffinityVal>>,
+    affinity: RefCell<BTreeMap<(u128, ServiceId), lb_common::affinity::AffinityVal>>,
     turn: Cell<u32>,
 }
 
@@ -192,12 +190,12 @@ impl<A: Family> FakeMaps<A> {
             };
             let backend = self.content.backends.get(&slot.backend).copied();
             let is_sound = backend.is_some_and(|b| b.slot(slot.backend) == slot);
-            let flag = lb_common::service::BackendFlags::of(list);
+            let flag = BackendFlags::of(list);
             let flags = backend.map(|b| b.flags).unwrap_or_default();
             self.expect(slot.service == id && is_sound && flags.has(flag), || {
                 format!("{id:?} {list:?}: slot {i} is {slot:?}, its backend {backend:?}")
             });
-            let on_host = flags.has(lb_common::service::BackendFlags::HOST_ADDR);
+            let on_host = flags.has(BackendFlags::HOST_ADDR);
             self.expect(!(on_host && on_host_ended), || {
                 format!("{id:?} {list:?}: slot {i} on this host comes after one that is not")
             });
@@ -345,74 +343,6 @@ impl<A: Family> LbMaps<A> for FakeMaps<A> {
         self.resting = Resting::default();
         Ok(())
     }
-}
-
-impl<A: Family> Tables<A> for FakeMaps<A> {
-    fn frontend(&self, key: &FrontendKey<A>) -> Option<FrontendVal> {
-        self.content.frontends.get(key).copied()
-    }
-
-    fn service(&self, id: ServiceId) -> Option<Service> {
-        self.content.services.get(&id).copied()
-    }
-
-    fn slot(&self, index: u32) -> Option<Slot<A>> {
-        self.slots.get(&index).copied()
-    }
-
-    fn backend(&self, id: BackendId) -> Option<Backend<A>> {
-        self.content.backends.get(&id).copied()
-    }
-
-    fn is_node_addr(&self, addr: &A) -> bool {
-        self.node_addrs.contains(addr)
-    }
-
-    fn source_allowed(&self, service: ServiceId, client: &A) -> bool {
-        let holds = |(key, bits): &(SourceKey<A>, u32)| {
-            let shift = A::BITS - bits;
-            let cut = |addr: A| number(&addr).checked_shr(shift).unwrap_or(0);
-            key.service == service && cut(key.addr) == cut(*client)
-        };
-        self.content.sources.iter().any(holds)
-    }
-
-    fn netns_addr(&self, cookie: u64) -> Option<A> {
-        self.netns.get(&cookie).copied()
-    }
-
-    fn is_node_port(&self, port: BePort) -> bool {
-        self.config.is_node_port(port)
-    }
-
-    fn localhost(&self) -> bool {
-        A::settings(&self.config).localhost()
-    }
-
-    fn service_range(&self, addr: &A) -> Option<u32> {
-        A::settings(&self.config).ranges().find(addr)
-    }
-
-    fn affinity(&self, key: &AffinityKey) -> Option<AffinityVal> {
-        self.affinity.borrow().get(&pin_key(key)).copied()
-    }
-
-    fn pin(&self, key: &AffinityKey, val: &AffinityVal) {
-        self.affinity.borrow_mut().insert(pin_key(key), *val);
-    }
-
-    fn turn(&self, _: ServiceId) -> u32 {
-        self.turn.replace(self.turn.get().wrapping_add(1))
-    }
-}
-
-fn pin_key(key: &AffinityKey) -> (u128, ServiceId) {
-    (number(&key.client), key.service)
-}
-
-fn number<A: Address>(addr: &A) -> u128 {
-    let [high, low] = addr.words();
-    u128::from(high) << 64 | u128::from(low)
 }
 
 fn indices(list: ListRange) -> std::ops::Range<u32> {

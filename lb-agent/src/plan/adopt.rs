@@ -17,7 +17,7 @@ use super::{
     Family, Plan, PlanError, Planner, PortKey,
     ids::{Extent, Pool},
     mirror::Port,
-    planner::Phases,
+    outcome::Phases,
 };
 use crate::maps::{Capacities, Content, Op};
 
@@ -86,9 +86,13 @@ impl<A: Family> Planner<A> {
         let mirror = &self.mirror;
         let is_known = |id: &ServiceId| self.by_id.contains_key(id);
         let mut phases = Phases::new();
+        // Those of a known service are its plan's to keep or remove.
         let frontends = (mirror.frontends.iter()).filter(|(key, val)| {
-            let is_vip = val.kind == Kind::ANY_PORT && !val.service.is_some();
-            !self.claims.has(key) || !(is_vip || is_known(&val.service))
+            if val.kind == Kind::ANY_PORT && !val.service.is_some() {
+                !self.claims.has(key)
+            } else {
+                !is_known(&val.service)
+            }
         });
         (phases.unanswer).extend(frontends.map(|(key, _)| Op::DelFrontend(*key)));
         let sources = (mirror.sources.iter()).filter(|(key, _)| !is_known(&key.service));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use lb_common::service::{Service, Slot};
 
-use super::{Family, Planner, planner::Phases};
+use super::{Family, Planner, outcome::Phases};
 use crate::maps::{Content, Op};
 
 /// What somebody else changed.

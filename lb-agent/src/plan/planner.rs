@@ -11,131 +11,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use lb_common::{
     frontend::{FrontendKey, FrontendVal, Kind},
     id::{BackendId, ServiceId},
-    list::List,
-    map_table,
-    service::{Backend, Service},
+    net::BePort,
+    service::{Backend, BackendFlags},
 };
 
 use super::{
-    Conflict, Family, PortImage, PortKey,
+    Conflict, Family, Plan, PlanError, PortImage, PortKey, Refused,
     claims::Claims,
-    ids::{Extent, Extents, Pool},
+    ids::{Extents, Pool},
     mirror::{Mirror, Port},
+    outcome::{Fill, Phases, full},
 };
 use crate::{
     maps::{Capacities, Op},
     model::ObjectKey,
 };
-
-/// Why a service port, or a part of it, cannot be planned.
-#[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
-pub enum PlanError {
-    /// Only what still rests could be given: wait for readers
-    /// ([`crate::maps::LbMaps::wait_for_readers`]), call [`Planner::release_after_grace`], and plan
-    /// again.
-    #[error(
-        "ids and slots are free, but readers may still use them; wait for these and plan again"
-    )]
-    NeedsGrace,
-    /// No room. As much as fits is planned.
-    #[error("map {map} is full ({capacity} entries); raise {flag}")]
-    Full {
-        /// Name of the map.
-        map: &'static str,
-        /// Its size.
-        capacity: u32,
-        /// The flag that raises it.
-        flag: &'static str,
-    },
-    /// A name is longer than Kubernetes allows.
-    #[error("service port {0} has a name longer than 63 bytes; shorten it")]
-    Name(PortKey),
-}
-
-/// A service port that is not, or not wholly, as it should be after this plan.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Refused {
-    /// Which one.
-    pub port: PortKey,
-    /// Why.
-    pub error: PlanError,
-}
-
-/// What to do for one Service.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Plan<A: Family> {
-    /// In this order.
-    pub ops: Vec<Op<A>>,
-    /// Conflicts that begin with it; [`Planner::conflicts`] has all.
-    pub conflicts: Vec<Conflict<A>>,
-    /// What did not fit. Plan again when something was freed.
-    pub refused: Vec<Refused>,
-}
-
-/// How many entries are in use.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[expect(missing_docs, reason = "named after the maps")]
-pub struct Fill {
-    pub frontends: usize,
-    pub services: usize,
-    pub slots: usize,
-    pub backends: usize,
-    pub sources: usize,
-}
-
-/// The ops of a plan by phase, so that no reader meets a half-made service: what is pointed at is
-/// written first and freed last.
-#[derive(Debug)]
-pub(super) struct Phases<A: Family> {
-    /// Names, sources, backends, slots, then the service, port by port.
-    pub(super) build: Vec<Op<A>>,
-    pub(super) answer: Vec<Op<A>>,
-    pub(super) unanswer: Vec<Op<A>>,
-    pub(super) free_sources: Vec<Op<A>>,
-    pub(super) free_services: Vec<Op<A>>,
-    pub(super) free_backends: Vec<Op<A>>,
-    pub(super) free_names: Vec<Op<A>>,
-}
-
-impl<A: Family> Phases<A> {
-    pub(super) fn new() -> Self {
-        Self {
-            build: Vec::new(),
-            answer: Vec::new(),
-            unanswer: Vec::new(),
-            free_sources: Vec::new(),
-            free_services: Vec::new(),
-            free_backends: Vec::new(),
-            free_names: Vec::new(),
-        }
-    }
-
-    pub(super) fn append(&mut self, mut later: Self) {
-        for (all, more) in self.lists().into_iter().zip(later.lists()) {
-            all.append(more);
-        }
-    }
-
-    pub(super) fn in_order(mut self) -> Vec<Op<A>> {
-        let mut ops = Vec::new();
-        for list in self.lists() {
-            ops.append(list);
-        }
-        ops
-    }
-
-    fn lists(&mut self) -> [&mut Vec<Op<A>>; 7] {
-        [
-            &mut self.build,
-            &mut self.answer,
-            &mut self.unanswer,
-            &mut self.free_sources,
-            &mut self.free_services,
-            &mut self.free_backends,
-            &mut self.free_names,
-        ]
-    }
-}
 
 /// Owns the ids of one family and knows what its maps hold.
 #[derive(Clone, Debug)]
@@ -151,7 +41,7 @@ pub struct Planner<A: Family> {
     /// Adopted Services that nobody has planned since.
     pub(super) unplanned: BTreeSet<ObjectKey>,
     /// Frontends that a plan changes, until that is known to have succeeded.
-    unsettled: BTreeSet<FrontendKey<A>>,
+    pub(super) unsettled: BTreeSet<FrontendKey<A>>,
 }
 
 impl<A: Family> Planner<A> {
@@ -237,54 +127,6 @@ impl<A: Family> Planner<A> {
         self.plan_service(service, &BTreeMap::new())
     }
 
-    /// Notes that an op has succeeded.
-    pub fn note(&mut self, op: &Op<A>) {
-        match op {
-            Op::PutName(id, name) => {
-                self.mirror.names.insert(*id, *name);
-                self.note_built(*id);
-            }
-            Op::DelName(id) => {
-                let was_known = self.mirror.names.remove(id).is_some();
-                self.retire_service_id(*id, was_known);
-            }
-            Op::PutSource(key, bits) => {
-                self.mirror.sources.insert((*key, *bits));
-                self.note_built(key.service);
-            }
-            Op::DelSource(key, bits) => {
-                self.mirror.sources.remove(&(*key, *bits));
-            }
-            Op::PutBackend(id, backend) => self.note_backend(*id, backend),
-            Op::PutSlots(base, slots) => {
-                self.mirror.runs.insert(*base, slots.clone());
-                if let Some(slot) = slots.first() {
-                    self.note_built(slot.service);
-                }
-            }
-            Op::PutService(id, service) => self.note_service(*id, service),
-            Op::DelService(id) => {
-                let was_known = self.mirror.services.remove(id).is_some();
-                self.own(*id, Vec::new());
-                if !self.by_id.contains_key(id) && !self.mirror.names.contains_key(id) {
-                    self.retire_service_id(*id, was_known);
-                }
-            }
-            Op::PutFrontend(key, val) => {
-                self.unsettled.remove(key);
-                self.disown_frontend(key);
-                self.mirror.frontends.insert(*key, *val);
-                if let Some(port) = self.port_mut(val.service) {
-                    port.frontends.insert(*key);
-                }
-            }
-            Op::DelFrontend(key) => {
-                self.unsettled.remove(key);
-                self.disown_frontend(key);
-            }
-        }
-    }
-
     /// Every reader that ran when the last ops were applied has ended: what rests is free again.
     /// Call it right after [`crate::maps::LbMaps::wait_for_readers`].
     pub fn release_after_grace(&mut self) {
@@ -329,21 +171,6 @@ impl<A: Family> Planner<A> {
 
     pub(super) fn port_mut(&mut self, id: ServiceId) -> Option<&mut Port<A>> {
         self.ports.get_mut(self.by_id.get(&id)?)
-    }
-
-    /// Takes back what an earlier plan of the port took and nobody has used.
-    fn settle(&mut self, key: &PortKey) {
-        let Some(port) = self.ports.get_mut(key) else {
-            return;
-        };
-        let pending = std::mem::take(&mut port.pending);
-        for id in pending.backends {
-            self.backend_ids.give_back(id.0);
-        }
-        for extent in pending.extents {
-            self.mirror.runs.remove(&extent.base);
-            self.slots.give_back(extent);
-        }
     }
 
     /// Decides every touched address anew: the first claimant that can answer does.
@@ -446,110 +273,15 @@ impl<A: Family> Planner<A> {
         let generation = self.mirror.generations.get(&id).copied().unwrap_or(0);
         Op::PutBackend(id, no_backend(generation))
     }
-
-    fn note_backend(&mut self, id: BackendId, backend: &Backend<A>) {
-        let old = self.mirror.backends.get(&id).copied();
-        if let Some(old) = old
-            && (old.service, old.addr, old.port) != (backend.service, backend.addr, backend.port)
-            && let Some(port) = self.port_mut(old.service)
-            && port.backends.get(&(old.addr, old.port)) == Some(&id)
-        {
-            port.backends.remove(&(old.addr, old.port));
-        }
-        self.mirror.generations.insert(id, backend.generation);
-        if !backend.service.is_some() {
-            if self.mirror.backends.remove(&id).is_some() {
-                self.backend_ids.retire(id.0);
-            }
-            return;
-        }
-        self.mirror.backends.insert(id, *backend);
-        if let Some(port) = self.port_mut(backend.service) {
-            port.backends.insert((backend.addr, backend.port), id);
-            port.pending.backends.remove(&id);
-        }
-        self.note_built(backend.service);
-    }
-
-    /// One op less that builds the port.
-    fn note_built(&mut self, id: ServiceId) {
-        if let Some(port) = self.port_mut(id) {
-            port.build_left = port.build_left.saturating_sub(1);
-        }
-    }
-
-    fn note_service(&mut self, id: ServiceId, service: &Service) {
-        let service = Service {
-            cursor: 0,
-            ..*service
-        };
-        self.mirror.services.insert(id, service);
-        self.note_built(id);
-        let lists = [List::Cluster, List::Local].map(|list| service.list(list));
-        let covered = (lists.iter().filter(|list| !list.is_empty()))
-            .map(|list| Extent {
-                base: list.base(),
-                len: list.len(),
-            })
-            .collect();
-        self.own(id, covered);
-    }
-
-    /// The lists of a service cover these slots and no others from here on.
-    fn own(&mut self, id: ServiceId, covered: Vec<Extent>) {
-        let Some(port) = self.port_mut(id) else {
-            return;
-        };
-        let known: Vec<Extent> = (covered.iter().copied())
-            .filter(|e| port.owned.contains(e) || port.pending.extents.contains(e))
-            .collect();
-        port.pending.extents.retain(|e| !known.contains(e));
-        let old = std::mem::replace(&mut port.owned, known.clone());
-        for extent in old.into_iter().filter(|e| !known.contains(e)) {
-            self.mirror.runs.remove(&extent.base);
-            self.slots.retire(extent);
-        }
-    }
-
-    fn disown_frontend(&mut self, key: &FrontendKey<A>) {
-        let Some(old) = self.mirror.frontends.remove(key) else {
-            return;
-        };
-        if let Some(port) = self.port_mut(old.service) {
-            port.frontends.remove(key);
-        }
-    }
-
-    /// The name of a service went, and with it all that was known of it.
-    fn retire_service_id(&mut self, id: ServiceId, was_known: bool) {
-        if let Some(key) = self.by_id.get(&id).cloned() {
-            self.settle(&key);
-            self.ports.remove(&key);
-            self.by_id.remove(&id);
-        }
-        if was_known {
-            self.service_ids.retire(id.0);
-        }
-    }
 }
 
 /// A free backend id keeps its generation.
 pub(super) fn no_backend<A: Family>(generation: u16) -> Backend<A> {
     Backend {
         addr: A::UNSPECIFIED,
-        port: lb_common::net::BePort::new(0),
+        port: BePort::new(0),
         generation,
         service: ServiceId::NONE,
-        flags: lb_common::service::BackendFlags::default(),
-    }
-}
-
-/// No room in a map.
-pub(super) fn full(map: &'static str, capacity: u32) -> PlanError {
-    let flag = map_table::find(map).and_then(|spec| spec.capacity.flag());
-    PlanError::Full {
-        map,
-        capacity,
-        flag: flag.unwrap_or("its size"),
+        flags: BackendFlags::default(),
     }
 }

@@ -14,7 +14,7 @@ use super::{
     Family, PlanError, Planner, PortImage, PortKey, Refused,
     ids::{Extent, Pool},
     mirror::{Mirror, Port},
-    planner::{Phases, full},
+    outcome::{Phases, full},
 };
 use crate::maps::Op;
 
