@@ -87,3 +87,57 @@ fn reason(ended: Result<anyhow::Result<()>, JoinError>) -> anyhow::Error {
         Err(error) => anyhow::Error::new(error).context("a source was broken off"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Kind;
+
+    type End = fn() -> anyhow::Result<()>;
+
+    async fn start(folder: &std::path::Path) -> anyhow::Result<Source> {
+        let source = config::Source::Manifests(folder.to_owned());
+        Source::start(&source, EndpointsSource::Slices, "one").await
+    }
+
+    #[tokio::test]
+    async fn host_addresses_come_first_and_then_the_lists() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut source = start(folder.path()).await.expect("a source");
+        let first = source.next().await.expect("an event");
+        assert!(matches!(first, Event::HostAddrs(_)), "{first:?}");
+        for kind in [Kind::Service, Kind::Slice, Kind::Node, Kind::ServiceCidr] {
+            let event = source.next().await.expect("an event");
+            assert_eq!(event, Event::Replace(kind, vec![]));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_part_that_ends_is_an_error_with_its_reason() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let table: [(&str, End); 3] = [
+            ("broken", || Err(anyhow!("broken"))),
+            (
+                "a source has ended without a reason; report this as a bug",
+                || Ok(()),
+            ),
+            ("a source was broken off", || panic!("on purpose")),
+        ];
+        for (expected, end) in table {
+            let mut source = start(folder.path()).await.expect("a source");
+            source.tasks.spawn(async move { end() });
+            let error = loop {
+                if let Err(error) = source.next().await {
+                    break error;
+                }
+            };
+            assert_eq!(error.to_string(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_missing_ends_the_start() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(start(&folder.path().join("no")).await.is_err());
+    }
+}

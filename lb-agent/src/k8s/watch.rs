@@ -22,7 +22,7 @@ use crate::model::Event;
 /// at one time.
 const MIN_PAUSE: Duration = Duration::from_millis(500);
 /// An API server that is back is noticed after this time.
-const MAX_PAUSE: Duration = Duration::from_secs(5);
+const MAX_PAUSE: Duration = Duration::from_secs(3);
 /// After this time without failure the next one is a first one.
 const CALM: Duration = Duration::from_secs(60);
 /// For what the cluster does not have, or keeps from us.
@@ -37,6 +37,7 @@ pub(super) async fn run<K: Watched>(client: Client, config: Config, events: mpsc
         follower: Follower::default(),
         has_list: false,
         is_refused: false,
+        is_outdated: false,
     };
     let mut pauses = pauses();
     loop {
@@ -89,6 +90,8 @@ struct Watch<K> {
     follower: Follower,
     has_list: bool,
     is_refused: bool,
+    /// Since the last complete list.
+    is_outdated: bool,
 }
 
 impl<K: Watched> Watch<K> {
@@ -97,7 +100,10 @@ impl<K: Watched> Watch<K> {
         if !matches!(word, watcher::Event::Init) && std::mem::take(&mut self.is_refused) {
             info!(kind = %K::kind(&()), "the API server lets us watch again");
         }
-        self.has_list |= matches!(word, watcher::Event::InitDone);
+        if matches!(word, watcher::Event::InitDone) {
+            self.has_list = true;
+            self.is_outdated = false;
+        }
         self.follower.take(word)
     }
 
@@ -106,7 +112,10 @@ impl<K: Watched> Watch<K> {
         match trouble {
             Trouble::Lost(error) => debug!(%kind, error, "a watch was lost"),
             Trouble::Outdated => {
-                debug!(%kind, "the API server has forgotten where we were: list again")
+                debug!(%kind, "the API server has forgotten where we were: list again");
+                // usual after its restart, and the first time no reason to wait
+                let is_first = !std::mem::replace(&mut self.is_outdated, true);
+                return (Vec::new(), (!is_first).then_some(pause));
             }
             Trouble::Absent(reason) if K::IS_OPTIONAL => {
                 return (self.do_without(&reason), Some(LONG_PAUSE));

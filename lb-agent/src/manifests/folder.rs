@@ -62,6 +62,12 @@ struct Cached {
     content: FileContent,
 }
 
+impl Cached {
+    fn is_still(&self, metadata: Option<&fs::Metadata>) -> bool {
+        self.stamp.is_some() && self.stamp == metadata.map(Stamp::of)
+    }
+}
+
 /// A folder and what was last read of it.
 #[derive(Debug)]
 pub(super) struct Folder {
@@ -83,16 +89,18 @@ impl Folder {
         &self.path
     }
 
-    /// Brings itself up to date. What was read before stays if this fails.
-    pub(super) fn read(&mut self) -> Result<(), FolderError> {
+    /// Brings itself up to date and says whether anything is different. What was read before stays
+    /// if this fails.
+    pub(super) fn read(&mut self) -> Result<bool, FolderError> {
+        let mut is_changed = false;
         for _ in 0..SWAP_RETRIES {
             let before = fs::read_link(self.path.join(SWAPPED)).ok();
-            self.read_once()?;
+            is_changed |= self.read_once()?;
             if before == fs::read_link(self.path.join(SWAPPED)).ok() {
                 break;
             }
         }
-        Ok(())
+        Ok(is_changed)
     }
 
     /// By name, the order in which documents of one object win.
@@ -120,18 +128,26 @@ impl Folder {
         folders
     }
 
-    fn read_once(&mut self) -> Result<(), FolderError> {
+    fn read_once(&mut self) -> Result<bool, FolderError> {
         let names = self.names().map_err(|source| FolderError {
             path: self.path.clone(),
             source,
         })?;
-        self.files.retain(|name, _| names.contains(name));
+        let mut old = std::mem::take(&mut self.files);
+        let mut is_changed = false;
         for name in names {
-            let known = self.files.remove(&name);
-            let read = self.read_file(&name, known);
-            self.files.insert(name, read);
+            let metadata = fs::metadata(self.path.join(&name)).ok();
+            let cached = match old.remove(&name) {
+                Some(known) if known.is_still(metadata.as_ref()) => known,
+                known => {
+                    let read = self.read_file(&name, metadata.as_ref());
+                    is_changed |= known.is_none_or(|known| known.content != read.content);
+                    read
+                }
+            };
+            self.files.insert(name, cached);
         }
-        Ok(())
+        Ok(is_changed || !old.is_empty())
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
@@ -147,21 +163,16 @@ impl Folder {
         Ok(names)
     }
 
-    fn read_file(&self, name: &str, known: Option<Cached>) -> Cached {
-        let path = self.path.join(name);
-        let before = fs::metadata(&path).ok();
-        let stamp = before.as_ref().map(Stamp::of);
-        if let Some(known) = known.filter(|known| known.stamp.is_some() && known.stamp == stamp) {
-            return known;
-        }
-        let is_fresh = before.as_ref().is_none_or(is_fresh);
-        let content = match fs::read_to_string(&path) {
+    /// `metadata` is from before the reading, so that a change in between is seen the next time.
+    fn read_file(&self, name: &str, metadata: Option<&fs::Metadata>) -> Cached {
+        let is_fresh = metadata.is_none_or(is_fresh);
+        let content = match fs::read_to_string(self.path.join(name)) {
             Ok(text) if text.is_empty() && is_fresh => FileContent::InTheMaking,
             Ok(text) => self.parse(name, &text),
             Err(error) => FileContent::Unreadable(format!("cannot be read: {error}; correct it")),
         };
         Cached {
-            stamp: stamp.filter(|_| !is_fresh),
+            stamp: metadata.filter(|_| !is_fresh).map(Stamp::of),
             content,
         }
     }

@@ -135,8 +135,8 @@ struct Reader {
 
 impl Reader {
     fn refresh(&mut self) -> Vec<Event> {
-        match self.folder.read() {
-            Ok(()) => {}
+        let is_changed = match self.folder.read() {
+            Ok(is_changed) => is_changed,
             Err(error) if self.is_lost => {
                 tracing::debug!(%error, "the manifests still cannot be read");
                 return Vec::new();
@@ -146,9 +146,12 @@ impl Reader {
                 warn!(%error, "the manifests cannot be read; what they last said stays in force");
                 return Vec::new();
             }
-        }
+        };
         if std::mem::take(&mut self.is_lost) {
             info!(folder = %self.folder.path().display(), "the manifests can be read again");
+        }
+        if !is_changed {
+            return Vec::new();
         }
         self.state.update(self.folder.contents())
     }
