@@ -1,8 +1,9 @@
 //! From what users typed to a checked `Config` (rules 132, 137 to 140).
 
 use std::{
+    fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use clap::ValueEnum as _;
@@ -43,6 +44,16 @@ pub enum SettingsError {
         mode: &'static str,
         /// The flag that it needs.
         flag: &'static str,
+    },
+    /// A file or folder that a flag names.
+    #[error("{flag} {path}: {error}")]
+    Unreadable {
+        /// Which flag.
+        flag: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// errno.
+        error: io::Error,
     },
     /// `--config`
     #[error(transparent)]
@@ -94,7 +105,7 @@ pub fn settings(args: &RunArgs) -> Result<(Config, Vec<String>), SettingsError> 
     let localhost =
         |loopback| switch.unwrap_or_else(|| answers_on(listed, &nodeport_addresses, loopback));
     let config = Config {
-        source: source(args, &wanted),
+        source: source(args, &wanted)?,
         endpoints: args.endpoints_source.unwrap_or(EndpointsSource::Slices),
         node_name: node_name(
             args.hostname_override
@@ -195,14 +206,28 @@ fn warn_of_config(args: &RunArgs, file: &ProxyConfig, warnings: &mut Vec<String>
     }
 }
 
-fn source(args: &RunArgs, wanted: &ProxyConfig) -> Source {
-    match &args.manifests {
-        Some(folder) => Source::Manifests(folder.clone()),
-        None => Source::Kubernetes {
-            kubeconfig: wanted.kubeconfig.as_ref().map(PathBuf::from),
-            master: args.master.clone().filter(|url| !url.is_empty()),
-        },
+/// A source that cannot be read at all is refused here, before anything is loaded.
+fn source(args: &RunArgs, wanted: &ProxyConfig) -> Result<Source, SettingsError> {
+    if let Some(folder) = &args.manifests {
+        readable("--manifests", folder, fs::read_dir(folder).map(drop))?;
+        return Ok(Source::Manifests(folder.clone()));
     }
+    let kubeconfig = wanted.kubeconfig.as_ref().map(PathBuf::from);
+    if let Some(file) = &kubeconfig {
+        readable("--kubeconfig", file, fs::File::open(file).map(drop))?;
+    }
+    Ok(Source::Kubernetes {
+        kubeconfig,
+        master: args.master.clone().filter(|url| !url.is_empty()),
+    })
+}
+
+fn readable(flag: &'static str, path: &Path, result: io::Result<()>) -> Result<(), SettingsError> {
+    result.map_err(|error| SettingsError::Unreadable {
+        flag,
+        path: path.to_owned(),
+        error,
+    })
 }
 
 /// Rule 132.
@@ -478,6 +503,19 @@ mod tests {
         ] {
             assert_eq!(got, want);
         }
+    }
+
+    #[test]
+    fn a_source_that_is_not_there_is_refused() {
+        let args = RunArgs {
+            manifests: Some("/nowhere".into()),
+            ..RunArgs::default()
+        };
+        let error = source(&args, &ProxyConfig::default()).expect_err("no such folder");
+        assert_eq!(
+            error.to_string(),
+            "--manifests /nowhere: No such file or directory (os error 2)"
+        );
     }
 
     #[test]

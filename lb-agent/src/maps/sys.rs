@@ -27,6 +27,7 @@ use aya_obj::generated::{
     BPF_F_QUERY_EFFECTIVE, BPF_F_RDONLY, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info,
 };
 use bytemuck::Pod;
+use lb_common::map_table::MapType;
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// BPF_F_REPLACE: a link update that compares the program it replaces.
@@ -232,15 +233,20 @@ pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     unsafe { sys_bpf(bpf_cmd::BPF_LINK_DETACH, &mut a) }.map(drop)
 }
 
-/// Makes an array map that nobody else sees, to try what the kernel can do.
+/// Makes a map that nobody else sees, to try what the kernel can do.
 ///
 /// # Errors
 /// EINVAL: the kernel does not know one of `flags`; EPERM: CAP_BPF is missing.
-pub fn create_array(value_size: u32, entries: u32, flags: u32) -> io::Result<OwnedFd> {
-    const BPF_MAP_TYPE_ARRAY: u32 = 2;
+pub fn create_map(
+    map_type: MapType,
+    key_size: u32,
+    value_size: u32,
+    entries: u32,
+    flags: u32,
+) -> io::Result<OwnedFd> {
     let mut a = attr();
-    a.__bindgen_anon_1.map_type = BPF_MAP_TYPE_ARRAY;
-    a.__bindgen_anon_1.key_size = 4;
+    a.__bindgen_anon_1.map_type = map_type as u32;
+    a.__bindgen_anon_1.key_size = key_size;
     a.__bindgen_anon_1.value_size = value_size;
     a.__bindgen_anon_1.max_entries = entries;
     a.__bindgen_anon_1.map_flags = flags;
@@ -323,9 +329,8 @@ pub fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option
 /// # Errors
 /// As the kernel says; EINVAL: a map of another type.
 pub fn lookup_per_cpu(map: BorrowedFd<'_>, index: u32) -> io::Result<Option<Vec<u64>>> {
-    const BPF_MAP_TYPE_PERCPU_ARRAY: u32 = 6;
     let shape = check_sizes(map, size_of::<u32>(), size_of::<u64>())?;
-    if shape.map_type != BPF_MAP_TYPE_PERCPU_ARRAY {
+    if shape.map_type != MapType::PerCpuArray as u32 {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     let cpus = aya::util::nr_cpus().map_err(|(_, e)| e)?;

@@ -10,7 +10,7 @@ use aya::{
     sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported},
 };
 use aya_obj::btf::BtfKind;
-use lb_common::map_table::PROGRAMS;
+use lb_common::map_table::{MapType as Shape, PROGRAMS};
 
 use crate::{
     cgroup::CgroupRoot,
@@ -196,7 +196,7 @@ fn map_types() -> impl Iterator<Item = Feature> {
 
 /// Really maps one and writes through it.
 fn mapped_arrays() -> Feature {
-    let result = sys::create_array(8, 1, MMAPABLE).and_then(|map| {
+    let result = sys::create_map(Shape::Array, 4, 8, 1, MMAPABLE).and_then(|map| {
         let memory = Mmap::new(map.as_fd(), 8, Access::Write)?;
         if memory.set(0, &7_u64) && memory.get(0) == Some(7_u64) {
             return Ok("tried".to_owned());
@@ -208,7 +208,7 @@ fn mapped_arrays() -> Feature {
 }
 
 fn batches() -> Feature {
-    let result = sys::create_array(8, 4, 0).and_then(|map| {
+    let result = sys::create_map(Shape::Array, 4, 8, 4, 0).and_then(|map| {
         sys::update_batch(map.as_fd(), &[0_u32, 1, 2, 3], &[5_u64; 4]).map_err(|(_, e)| e)?;
         let read = sys::entries::<u32, u64>(map.as_fd())?;
         if read.len() == 4 && read.iter().all(|(_, value)| *value == 5) {
