@@ -209,7 +209,7 @@ fn short_circuit(lab: &Lab) -> Result<()> {
     two.publish(external().external_local(), [two.remote()])?;
     for to in [LB, EXTERNAL, &node_port] {
         for place in [&*two.client, &two.node.host] {
-            soon_who(place, &Dial::tcp(to.parse()?), 5, &["remote"])?;
+            soon_who(place, &Dial::tcp(to.parse()?), MANY, &["remote"])?;
         }
     }
     Ok(())
@@ -223,7 +223,7 @@ fn no_detector(lab: &Lab) -> Result<()> {
     ensure!(two.see(LB)? == ["local"]);
     ensure!(who(&two.node.host, &Dial::tcp(LB.parse()?), MANY)? == ["local", "remote"]);
     two.publish(external().external_local(), [two.remote()])?;
-    soon_who(&two.node.host, &Dial::tcp(LB.parse()?), 5, &["remote"])?;
+    soon_who(&two.node.host, &Dial::tcp(LB.parse()?), MANY, &["remote"])?;
     expect_refusal(&two.client, &Dial::tcp(LB.parse()?), Errno::EHOSTUNREACH)
 }
 

@@ -236,8 +236,11 @@ impl Node {
         ];
         let ours = ours.map(|(flag, value)| (flag.to_owned(), value));
         let mut words = vec![self.cli.binary()?.display().to_string(), "run".to_owned()];
+        // Whoever names an API server wants no manifests beside it.
+        let has_server = SERVER_FLAGS.iter().any(|flag| arguments.contains(flag));
         for (flag, value) in ours.into_iter().chain(self.agent_flags.clone()) {
-            if !arguments.contains(&flag.as_str()) {
+            let is_moot = has_server && flag == "--manifests";
+            if !arguments.contains(&flag.as_str()) && !is_moot {
                 words.extend([flag, value]);
             }
         }
