@@ -30,10 +30,13 @@ pub fn install(args: &LogArgs) -> anyhow::Result<()> {
     installed.map_err(|e| anyhow::anyhow!("install the log: {e}"))
 }
 
-/// Libraries that tell every relocation or every frame at debug.
+/// Libraries that tell every relocation or every frame at debug; kube tells every failed request, where our
+/// sources tell once when an API server is lost and once when it is back.
 fn quieten(filter: EnvFilter) -> anyhow::Result<EnvFilter> {
     [
         "aya=info",
+        "kube_client=off",
+        "kube_runtime=error",
         "aya_obj=info",
         "hyper=info",
         "hyper_util=info",

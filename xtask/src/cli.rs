@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{build, check, cluster, demo, programs, say, test};
+use crate::{bench, build, check, cluster, demo, programs, say, test};
 
 /// Builds, tests and shows this project. What a verb needs (the Rust source component, bpf-linker, ...) it installs by
 /// itself, through rustup and into this checkout's target folder.
@@ -41,6 +41,10 @@ enum Verb {
     /// Built from Go modules once, which takes some minutes, or taken from KUBEBUILDER_ASSETS. How to reach it is
     /// printed.
     Cluster,
+    /// Measure: prints figures beside what is aimed at, and asserts nothing
+    ///
+    /// Runs in namespaces and cgroups of its own; the machine's traffic is not touched. Needs root.
+    Bench(bench::Options),
     /// Check formatting, lints (host and BPF target), documentation and licences
     ///
     /// Warnings count as errors. All checks run, and the code that is returned says whether one of them failed.
@@ -63,6 +67,7 @@ pub fn main() -> ExitCode {
         Verb::Test(options) => test::run(&options),
         Verb::Demo(options) => demo::run(&options),
         Verb::Cluster => cluster::up().map(|()| ExitCode::SUCCESS),
+        Verb::Bench(options) => bench::run(&options),
         Verb::Check => check::run(),
     };
     match outcome {

@@ -4,6 +4,7 @@
 //!
 //! Light to compile on purpose (no tokio, no kube): it is the first thing a new checkout builds.
 
+pub mod bench;
 pub mod build;
 pub mod check;
 pub mod cli;

@@ -1,0 +1,114 @@
+//! What the benchmark asks of bpf(2) beyond the agent: empty programs to compare with, and the kernel's
+//! own count of calls and nanoseconds.
+#![expect(unsafe_code, reason = "system calls are this file's purpose")]
+
+use std::{
+    io,
+    mem::{size_of, zeroed},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+};
+
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_prog_info, bpf_prog_type};
+
+/// `r0 = 1; exit`: a program that lets every call go on.
+const EMPTY: [u64; 2] = [0x0000_0001_0000_00b7, 0x0000_0000_0000_0095];
+
+/// How often a program ran and for how long, while statistics were on.
+#[derive(Clone, Copy, Debug)]
+pub struct Runs {
+    pub count: u64,
+    pub ns: u64,
+}
+
+/// An empty program on a hook of a cgroup, until dropped.
+#[derive(Debug)]
+pub struct Empty {
+    program: OwnedFd,
+    _link: OwnedFd,
+}
+
+impl Empty {
+    pub fn attach(cgroup: BorrowedFd<'_>, hook: bpf_attach_type) -> io::Result<Self> {
+        let mut a = attr();
+        // SAFETY: the union's member for BPF_PROG_LOAD; plain integers.
+        let load = unsafe { &mut a.__bindgen_anon_3 };
+        load.prog_type = bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR as u32;
+        load.expected_attach_type = hook as u32;
+        load.insns = EMPTY.as_ptr() as u64;
+        load.insn_cnt = 2;
+        load.license = c"GPL".as_ptr() as u64;
+        let program = owned(bpf(bpf_cmd::BPF_PROG_LOAD, &mut a)?)?;
+
+        let mut a = attr();
+        a.link_create.__bindgen_anon_1.prog_fd = number(program.as_fd());
+        a.link_create.__bindgen_anon_2.target_fd = number(cgroup);
+        a.link_create.attach_type = hook as u32;
+        let link = owned(bpf(bpf_cmd::BPF_LINK_CREATE, &mut a)?)?;
+        Ok(Self {
+            program,
+            _link: link,
+        })
+    }
+
+    pub fn runs(&self) -> io::Result<Runs> {
+        runs(self.program.as_fd())
+    }
+}
+
+/// Opens a program by its id.
+pub fn program(id: u32) -> io::Result<OwnedFd> {
+    let mut a = attr();
+    a.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
+    owned(bpf(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut a)?)
+}
+
+/// The kernel's statistics of a program.
+pub fn runs(program: BorrowedFd<'_>) -> io::Result<Runs> {
+    // SAFETY: a structure of integers and arrays of such.
+    let mut info: bpf_prog_info = unsafe { zeroed() };
+    let mut a = attr();
+    a.info.bpf_fd = number(program);
+    a.info.info_len = u32::try_from(size_of::<bpf_prog_info>()).map_err(io::Error::other)?;
+    a.info.info = (&raw mut info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut a)?;
+    Ok(Runs {
+        count: info.run_cnt,
+        ns: info.run_time_ns,
+    })
+}
+
+fn attr() -> bpf_attr {
+    // SAFETY: a union of integers and arrays of such.
+    unsafe { zeroed() }
+}
+
+/// Callers point `attr` at values that live through the call.
+fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
+    // SAFETY: a live attribute of the size stated; see above for what it points to.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            cmd as u32,
+            std::ptr::from_mut(attr),
+            size_of::<bpf_attr>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result)
+}
+
+fn owned(fd: i64) -> io::Result<OwnedFd> {
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[expect(
+    clippy::cast_sign_loss,
+    reason = "a borrowed descriptor is never negative"
+)]
+fn number(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd() as u32
+}
