@@ -161,10 +161,14 @@ fn explain_pid(lab: &Lab) -> Result<()> {
 
 fn check(lab: &Lab) -> Result<()> {
     let web = web(lab)?;
-    let said = run(&web, &["check"])?.to_lowercase();
-    for word in ["btf", "cgroup", "connect4", "ring", "storage"] {
-        ensure!(said.contains(word), "no {word} in\n{said}");
+    // It is for the time before the first agent as well.
+    for _ in 0..2 {
+        let said = run(&web, &["check"])?.to_lowercase();
+        for word in ["btf", "cgroup", "connect4", "ring", "storage"] {
+            ensure!(said.contains(word), "no {word} in\n{said}");
+        }
+        json(&web, &["check", "-o", "json"])?;
+        drop(web.node.agent(&[])?);
     }
-    json(&web, &["check", "-o", "json"])?;
     Ok(())
 }

@@ -9,7 +9,9 @@ use xtask::lab::manifest::{Document, ServiceManifest, slices, svc};
 use xtask::lab::traffic::Dial;
 use xtask::lab::{Lab, Node, Place, Pod};
 
-use crate::harness::{Server, case, counted, errno, expect_refusal, servers, soon_who, who};
+use crate::harness::{
+    SOON, Server, case, counted, errno, eventually, expect_refusal, servers, soon_who, who,
+};
 
 pub fn trials() -> Vec<Trial> {
     let case = |name, test: fn(&Lab) -> Result<()>| case("nodeport", name, test);
@@ -230,6 +232,15 @@ fn protected(lab: &Lab) -> Result<()> {
     }
     ensure!(bind(&web.node.host, "0.0.0.0:30081".parse()?)? == [0; 2]);
     ensure!(counted(&agent, "bind_refused")? >= 4);
+    // And told, through the ring buffer, so that an operator finds out why a process cannot start.
+    eventually(SOON, || {
+        let log = agent.log();
+        ensure!(
+            log.lines()
+                .any(|line| line.contains("refused a bind") && line.contains("30080"))
+        );
+        Ok(())
+    })?;
     Ok(())
 }
 

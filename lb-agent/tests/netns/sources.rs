@@ -112,11 +112,12 @@ fn outside(lab: &Lab) -> Result<()> {
 
 /// The address of an unbound socket is found in its network namespace, which the first dial may have to introduce.
 fn mixed(lab: &Lab) -> Result<()> {
-    let scene = scene(
-        lab,
-        lb().source_range(" 10.244.1.2/32")
-            .source_range("fd00:244:1::2/128 "),
-    )?;
+    let ranges = lb()
+        .source_range(" 10.244.1.2/32")
+        .source_range("10.244.1.4/32")
+        .source_range("fd00:244:1::2/128 ")
+        .source_range("fd00:244:1::4/128");
+    let scene = scene(lab, ranges)?;
     let [in_range, out_of_range] = &scene.pods;
     for vip in vips() {
         soon_who(in_range, &Dial::tcp(vip), 5, &["web"])?;
@@ -128,9 +129,14 @@ fn mixed(lab: &Lab) -> Result<()> {
         ensure!(who(in_range, &bound(in_range), 1)? == ["web"]);
         expect_refusal(out_of_range, &bound(out_of_range), Errno::EHOSTUNREACH)?;
     }
-    // A namespace that is made while the agent runs is learnt as well: it has the next address, still out of range.
-    let newcomer = scene.node.pod("newcomer")?;
-    expect_refusal(&newcomer, &Dial::tcp(vips()[0]), Errno::EHOSTUNREACH)
+    // Namespaces that are made while the agent runs are learnt as well, the first dial from them introduces them.
+    let newcomers = [scene.node.pod("newcomer-4")?, scene.node.pod("newcomer-5")?];
+    for vip in vips() {
+        expect_refusal(&newcomers[1], &Dial::tcp(vip), Errno::EHOSTUNREACH)?;
+        soon_who(&newcomers[0], &Dial::tcp(vip), 5, &["web"])?;
+        expect_refusal(&newcomers[1], &Dial::tcp(vip), Errno::EHOSTUNREACH)?;
+    }
+    Ok(())
 }
 
 fn other_family(lab: &Lab) -> Result<()> {
