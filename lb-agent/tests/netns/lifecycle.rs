@@ -34,6 +34,10 @@ pub fn trials() -> Vec<Trial> {
             repaired,
         ),
         case(
+            "the_agent_needs_neither_cap_sys_resource_nor_locked_memory",
+            few_rights,
+        ),
+        case(
             "without_a_node_object_cluster_ips_are_served",
             no_node_object,
         ),
@@ -250,6 +254,24 @@ fn repaired(lab: &Lab) -> Result<()> {
         told(&agent, "repairedEntries")? >= 1,
         "the repair was not counted"
     );
+    Ok(())
+}
+
+fn few_rights(lab: &Lab) -> Result<()> {
+    let web = Web::new(lab)?;
+    web.publish_numbers([0])?;
+    let launcher = [
+        "setpriv",
+        "--bounding-set=-sys_resource",
+        "prlimit",
+        "--memlock=0",
+    ];
+    let agent = web.node.agent_by(&launcher, &[])?;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid()))?;
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = u64::from_str_radix(effective.context("no CapEff")?.trim(), 16)?;
+    ensure!(effective & (1 << 24) == 0, "the agent has CAP_SYS_RESOURCE");
+    ensure!(who(&web.client, &Dial::tcp(VIP.parse()?), 3)? == ["web-0"]);
     Ok(())
 }
 

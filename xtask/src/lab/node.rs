@@ -199,6 +199,23 @@ impl Node {
         Ok(agent)
     }
 
+    /// As [`Node::agent`], started by `launcher`, a program with its arguments that ends by executing the agent.
+    ///
+    /// # Errors
+    /// As [`Node::agent`].
+    pub fn agent_by(&self, launcher: &[&str], arguments: &[&str]) -> Result<Agent> {
+        let launcher = launcher.iter().map(|word| (*word).to_owned());
+        let command = launcher.chain(self.run_command(arguments)?).collect();
+        let agent = Agent::start(
+            self.host.clone(),
+            self.cli.clone(),
+            command,
+            self.log.clone(),
+        )?;
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
     /// As [`Node::agent`], without waiting.
     ///
     /// # Errors
