@@ -566,6 +566,30 @@ fn a_new_agent_keeps_what_is_wanted_and_sweeps_the_rest() {
 }
 
 #[test]
+fn a_sweep_that_failed_half_way_is_finished_by_the_next() {
+    let mut world = world();
+    for i in 1..=3 {
+        world.put_service(svc(&format!("shop/s{i}"), &[&format!("172.30.0.{i}")]));
+    }
+    let held = world.maps.read().unwrap();
+    let mut planner = Planner::adopt(ROOMY, held);
+    let all = planner.sweep().unwrap().ops;
+    assert_eq!(
+        all.len(),
+        3 * 4,
+        "two frontends, service and name of each: {all:?}"
+    );
+    for op in &all[..8] {
+        planner.note(op);
+    }
+    let rest = planner.sweep().unwrap().ops;
+    assert_eq!(rest, all[8..]);
+    rest.iter().for_each(|op| planner.note(op));
+    assert_eq!(planner.sweep().unwrap().ops, []);
+    assert_eq!(planner.fill(), lb_agent::plan::Fill::default());
+}
+
+#[test]
 fn a_restart_moves_no_contested_address() {
     let mut world = world();
     world.put_service(node_port_svc("shop/b", &["172.30.0.2"], 30001));

@@ -209,6 +209,37 @@ fn two_addresses_of_one_socket_get_two_backends_while_there_are_two() {
 }
 
 #[test]
+fn of_two_addresses_with_one_backend_the_one_written_last_is_shown() {
+    let tables = tables(1);
+    sent(&tables, VIP, 0, FIRST);
+    sent(&tables, SECOND_VIP, 0, FIRST);
+    for (second, vip) in [(1, VIP), (2, SECOND_VIP), (3, SECOND_VIP), (4, VIP)] {
+        assert_eq!(sent(&tables, vip, second, FIRST), "10.0.0.1 HitSession");
+        assert!(is_vip(shown(&tables, B[0], second), vip), "at {second}");
+    }
+    let conflicts = tables.notes.borrow().len();
+    assert_eq!(
+        conflicts,
+        1 + 3,
+        "when it began, and each time that it changed hands"
+    );
+}
+
+#[test]
+fn a_reply_half_that_cannot_be_taken_back_is_counted() {
+    let mut tables = tables(1);
+    sent(&tables, VIP, 0, FIRST);
+    sent(&tables, SECOND_VIP, 0, FIRST);
+    tables.revnats_full = true;
+    tables.notes.borrow_mut().clear();
+    assert_eq!(sent(&tables, VIP, 1, FIRST), "10.0.0.1 HitSession");
+    assert_eq!(
+        *tables.notes.borrow(),
+        [Counter::RevnatConflict, Counter::StateLost]
+    );
+}
+
+#[test]
 fn another_socket_takes_no_backend_away() {
     let tables = tables(2);
     sent_by(&tables, SOCKET + 1, VIP, 0, FIRST);

@@ -208,8 +208,10 @@ fn a_session_has_no_hole() {
     val.backend = BackendId(3);
     val.service = ServiceId(4);
     val.replied = 1;
+    val.contested = 2;
     val.last_ns = 6;
-    let numbers = [ne(3), ne(4), ne(1)].concat();
+    let flags = [1_u16.to_ne_bytes(), 2_u16.to_ne_bytes()].concat();
+    let numbers = [&ne(3)[..], &ne(4), &flags].concat();
     golden(
         &val,
         &[

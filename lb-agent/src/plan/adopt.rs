@@ -58,27 +58,27 @@ impl<A: Family> Planner<A> {
     /// where one of its ops failed.
     ///
     /// # Errors
-    /// As [`Planner::plan_service`].
+    /// As [`Planner::plan_service`]; none in practice, for nothing is allocated.
     pub fn sweep(&mut self) -> Result<Plan<A>, PlanError> {
-        let mut all = Plan {
-            ops: Vec::new(),
-            conflicts: Vec::new(),
-            refused: Vec::new(),
-        };
-        for service in self.unplanned.clone() {
-            if self.ports_of(&service).is_empty() {
-                self.unplanned.remove(&service);
-                continue;
+        let mut touched = std::mem::take(&mut self.unsettled);
+        let mut phases = Phases::new();
+        // A sweep that fails half-way is repeated: what it removes is not forgotten before it is gone.
+        let left = std::mem::take(&mut self.unplanned);
+        for service in left {
+            let ports = self.ports_of(&service);
+            for key in &ports {
+                self.settle(key);
+                phases.append(self.plan_retirement(key, &mut touched));
             }
-            let plan = self.forget(&service)?;
-            // Not done before its ops are: a sweep that fails half-way is repeated.
-            self.unplanned.insert(service);
-            all.ops.extend(plan.ops);
-            all.conflicts.extend(plan.conflicts);
-            all.refused.extend(plan.refused);
+            if !ports.is_empty() {
+                self.unplanned.insert(service);
+            }
         }
-        all.ops.extend(self.strays());
-        Ok(all)
+        let mut plan = Plan::default();
+        self.plan_frontends(&touched, &BTreeSet::new(), &mut phases, &mut plan);
+        plan.ops = phases.in_order();
+        plan.ops.extend(self.strays());
+        Ok(plan)
     }
 
     /// Removal of every entry that no service port owns.

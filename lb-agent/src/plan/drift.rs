@@ -17,8 +17,8 @@ pub struct Drift<A: Family> {
 }
 
 impl<A: Family> Planner<A> {
-    /// Compares maps that were just read with what was written to them. Only for a moment when no
-    /// plan is half applied.
+    /// Compares maps that were just read with what was written to them. What an earlier agent left
+    /// counts as written until [`Planner::sweep`] has removed it.
     pub fn drift(&self, held: &Content<A>) -> Drift<A> {
         let mut phases = Phases::new();
         let mut entries = 0;

@@ -15,25 +15,25 @@ impl<A: Family> Planner<A> {
     pub fn note(&mut self, op: &Op<A>) {
         match op {
             Op::PutName(id, name) => {
-                self.mirror.names.insert(*id, *name);
-                self.note_built(*id);
+                let old = self.mirror.names.insert(*id, *name);
+                self.note_built(*id, old != Some(*name));
             }
             Op::DelName(id) => {
                 let was_known = self.mirror.names.remove(id).is_some();
                 self.retire_service_id(*id, was_known);
             }
             Op::PutSource(key, bits) => {
-                self.mirror.sources.insert((*key, *bits));
-                self.note_built(key.service);
+                let is_new = self.mirror.sources.insert((*key, *bits));
+                self.note_built(key.service, is_new);
             }
             Op::DelSource(key, bits) => {
                 self.mirror.sources.remove(&(*key, *bits));
             }
             Op::PutBackend(id, backend) => self.note_backend(*id, backend),
             Op::PutSlots(base, slots) => {
-                self.mirror.runs.insert(*base, slots.clone());
+                let old = self.mirror.runs.insert(*base, slots.clone());
                 if let Some(slot) = slots.first() {
-                    self.note_built(slot.service);
+                    self.note_built(slot.service, old.as_ref() != Some(slots));
                 }
             }
             Op::PutService(id, service) => self.note_service(*id, service),
@@ -95,12 +95,12 @@ impl<A: Family> Planner<A> {
             port.backends.insert((backend.addr, backend.port), id);
             port.pending.backends.remove(&id);
         }
-        self.note_built(backend.service);
+        self.note_built(backend.service, old != Some(*backend));
     }
 
-    /// One op less that builds the port.
-    fn note_built(&mut self, id: ServiceId) {
-        if let Some(port) = self.port_mut(id) {
+    /// One op less that builds the port; an op that only repeats what is there is none of a plan's.
+    fn note_built(&mut self, id: ServiceId, is_change: bool) {
+        if is_change && let Some(port) = self.port_mut(id) {
             port.build_left = port.build_left.saturating_sub(1);
         }
     }
@@ -110,8 +110,8 @@ impl<A: Family> Planner<A> {
             cursor: 0,
             ..*service
         };
-        self.mirror.services.insert(id, service);
-        self.note_built(id);
+        let old = self.mirror.services.insert(id, service);
+        self.note_built(id, old != Some(service));
         let lists = [List::Cluster, List::Local].map(|list| service.list(list));
         let covered = (lists.iter().filter(|list| !list.is_empty()))
             .map(|list| Extent {

@@ -50,6 +50,16 @@ pub struct Plan<A: Family> {
     pub refused: Vec<Refused>,
 }
 
+impl<A: Family> Default for Plan<A> {
+    fn default() -> Self {
+        Self {
+            ops: Vec::new(),
+            conflicts: Vec::new(),
+            refused: Vec::new(),
+        }
+    }
+}
+
 /// How many entries are in use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[expect(missing_docs, reason = "named after the maps")]

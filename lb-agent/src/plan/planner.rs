@@ -78,11 +78,7 @@ impl<A: Family> Planner<A> {
         for key in &known {
             self.settle(key);
         }
-        let mut plan = Plan {
-            ops: Vec::new(),
-            conflicts: Vec::new(),
-            refused: Vec::new(),
-        };
+        let mut plan = Plan::default();
         let mut phases = Phases::new();
         let mut good = BTreeSet::new();
         for (key, image) in desired {
@@ -110,8 +106,8 @@ impl<A: Family> Planner<A> {
                 touched.extend(&port.frontends);
             }
         }
-        for key in known.iter().filter(|key| !desired.contains_key(key)) {
-            (self.claims).replace(key, 0, &BTreeMap::new(), &mut touched);
+        let gone = known.iter().filter(|key| !desired.contains_key(key));
+        for key in gone {
             phases.append(self.plan_retirement(key, &mut touched));
         }
         self.plan_frontends(&touched, &good, &mut phases, &mut plan);
@@ -174,7 +170,7 @@ impl<A: Family> Planner<A> {
     }
 
     /// Decides every touched address anew: the first claimant that can answer does.
-    fn plan_frontends(
+    pub(super) fn plan_frontends(
         &mut self,
         touched: &BTreeSet<FrontendKey<A>>,
         good: &BTreeSet<&PortKey>,
@@ -239,11 +235,12 @@ impl<A: Family> Planner<A> {
     }
 
     /// A port that nobody wants any more.
-    fn plan_retirement(
+    pub(super) fn plan_retirement(
         &mut self,
         key: &PortKey,
         touched: &mut BTreeSet<FrontendKey<A>>,
     ) -> Phases<A> {
+        (self.claims).replace(key, 0, &BTreeMap::new(), touched);
         let mut phases = Phases::new();
         let Some(port) = self.ports.get(key) else {
             return phases;

@@ -218,8 +218,14 @@ impl<A: Address> Sessions for Vecs<A> {
             .filter(|(k, _)| k == key)
         {
             val.last_ns = now_ns;
-            val.replied |= u32::from(replied);
+            val.replied |= u16::from(replied);
         }
+    }
+
+    fn contest(&self, key: &SessionKey) {
+        let mut sessions = self.sessions.borrow_mut();
+        let named = sessions.iter_mut().filter(|(k, _)| k == key);
+        named.for_each(|(_, val)| val.contested = 1);
     }
 }
 
