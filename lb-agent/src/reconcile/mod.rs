@@ -21,13 +21,16 @@ pub use half::{Half, HalfError};
 pub use settings::{Settings, SettingsError};
 
 use crate::{
-    config::Config,
+    config::{Config, Source},
     maps::kernel::KernelMaps,
     model::{Changes, Event, Kind, ObjectKey, Store},
     plan::{self, Facts, compile, ranges},
 };
 use half::spans;
 use retry::Retry;
+
+/// How long a start waits for this node's object, as kube-proxy 1.36 does.
+const NODE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What one round did, for metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -53,6 +56,8 @@ pub struct Reconciler {
     pending: Changes,
     retry: Retry,
     is_complete: bool,
+    /// Until then the first write waits for this node's object; manifests need not have one.
+    node_until: Option<Instant>,
     /// ServiceCIDRs have changed since the last round.
     cidrs_changed: bool,
     /// What the settings cannot hold, said already.
@@ -66,7 +71,12 @@ impl Reconciler {
     /// They cannot be opened or read.
     pub fn adopt(config: Config, host_netns: u64) -> anyhow::Result<Self> {
         let root: PathBuf = config.bpffs_root.clone();
-        let required = [Kind::Service, Kind::Slice, Kind::ServiceCidr];
+        let required = [
+            Kind::Service,
+            Kind::Slice,
+            Kind::Node,
+            Kind::ServiceCidr,
+        ];
         let store = Store::new(config.node_name.clone(), required);
         Ok(Self {
             facts: Facts::new(&config, None, store.host_addrs()),
@@ -77,6 +87,10 @@ impl Reconciler {
             pending: Changes::default(),
             retry: Retry::default(),
             is_complete: false,
+            node_until: match &config.source {
+                Source::Kubernetes { .. } => Some(Instant::now() + NODE_PATIENCE),
+                Source::Manifests(_) => None,
+            },
             cidrs_changed: false,
             warnings: BTreeSet::new(),
             config,
@@ -101,13 +115,22 @@ impl Reconciler {
 
     /// Is there something to do now?
     pub fn is_due(&self) -> bool {
-        self.store.is_synced()
-            && (!self.is_complete || !self.pending.is_empty() || self.retry.is_due(Instant::now()))
+        let now = Instant::now();
+        let is_ready = self.store.is_synced() && !self.waits_for_node(now);
+        is_ready && (!self.is_complete || !self.pending.is_empty() || self.retry.is_due(now))
+    }
+
+    /// Without this node's object neither its zone nor its addresses are known: a start that went on
+    /// without would change what an earlier agent wrote, and change it back (rules 95 and 133).
+    fn waits_for_node(&self, now: Instant) -> bool {
+        let waits = self.node_until.is_some_and(|until| now < until);
+        waits && !self.is_complete && self.store.node().is_none()
     }
 
     /// When to look again though no news come.
     pub fn next_retry(&self) -> Option<Instant> {
-        self.retry.next()
+        let node = self.node_until.filter(|_| !self.is_complete && self.store.is_synced());
+        self.retry.next().into_iter().chain(node).min()
     }
 
     /// Has everything that the first lists named been written?
@@ -178,6 +201,12 @@ impl Reconciler {
     fn conclude(&mut self, round: &Round) {
         let is_first = !self.is_complete;
         self.is_complete = true;
+        if is_first && self.node_until.is_some() && self.store.node().is_none() {
+            tracing::warn!(
+                node = self.config.node_name,
+                "no Node of this name: going on without its zone and addresses; give the right name with --hostname-override"
+            );
+        }
         let (skipped, failed) = (count(self.skipped()), count(self.failed()));
         let took = u64::try_from(round.took.as_nanos()).unwrap_or(u64::MAX);
         let now = now_ns();
