@@ -73,7 +73,7 @@ fn terminated(lab: &Lab) -> Result<()> {
     let load = web.load()?;
     let status = agent.term()?;
     ensure!(status.success(), "SIGTERM ended the agent with {status}");
-    thread::sleep(Duration::from_millis(300));
+    thread::sleep(Duration::from_millis(1500));
     settle(load)?;
     agent.restart()
 }
