@@ -1,6 +1,6 @@
 //! One watch: lists, watches, and never gives up.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::ExponentialBuilder;
 use futures::{StreamExt as _, stream::BoxStream};
@@ -25,6 +25,9 @@ const MIN_PAUSE: Duration = Duration::from_millis(500);
 const MAX_PAUSE: Duration = Duration::from_secs(3);
 /// After this time without failure the next one is a first one.
 const CALM: Duration = Duration::from_secs(60);
+/// An API server that has just started refuses for a moment what its roles allow: it has not read
+/// them yet.
+const GRACE: Duration = Duration::from_secs(5);
 /// For what the cluster does not have, or keeps from us.
 const LONG_PAUSE: Duration = Duration::from_secs(30);
 
@@ -36,7 +39,7 @@ pub(super) async fn run<K: Watched>(client: Client, config: Config, events: mpsc
         words: begin(&client, &config),
         follower: Follower::default(),
         has_list: false,
-        is_refused: false,
+        refused_since: None,
         is_outdated: false,
     };
     let mut pauses = pauses();
@@ -89,7 +92,7 @@ struct Watch<K> {
     words: Words<K>,
     follower: Follower,
     has_list: bool,
-    is_refused: bool,
+    refused_since: Option<Instant>,
     /// Since the last complete list.
     is_outdated: bool,
 }
@@ -97,7 +100,7 @@ struct Watch<K> {
 impl<K: Watched> Watch<K> {
     fn take(&mut self, word: watcher::Event<Guarded<K>>) -> Vec<Event> {
         // the beginning of a list is told before anything has been asked
-        if !matches!(word, watcher::Event::Init) && std::mem::take(&mut self.is_refused) {
+        if !matches!(word, watcher::Event::Init) && self.refused_since.take().is_some() {
             info!(kind = %K::kind(&()), "the API server lets us watch again");
         }
         if matches!(word, watcher::Event::InitDone) {
@@ -120,17 +123,28 @@ impl<K: Watched> Watch<K> {
             Trouble::Absent(reason) if K::IS_OPTIONAL => {
                 return (self.do_without(&reason), Some(LONG_PAUSE));
             }
-            Trouble::Absent(reason) | Trouble::Refused(reason) => self.refuse(&reason),
+            Trouble::Forbidden(reason) if K::IS_OPTIONAL && self.is_refused_for_good() => {
+                return (self.do_without(&reason), Some(LONG_PAUSE));
+            }
+            Trouble::Absent(reason) | Trouble::Forbidden(reason) | Trouble::Refused(reason) => {
+                self.refuse(&reason);
+            }
         }
         (Vec::new(), Some(pause))
     }
 
+    fn is_refused_for_good(&self) -> bool {
+        self.refused_since
+            .is_some_and(|since| since.elapsed() > GRACE)
+    }
+
     fn refuse(&mut self, reason: &str) {
         let kind = K::kind(&());
-        if std::mem::replace(&mut self.is_refused, true) {
+        if self.refused_since.is_some() {
             debug!(%kind, reason, "the API server still refuses a watch");
             return;
         }
+        self.refused_since = Some(Instant::now());
         warn!(%kind, reason, "the API server refuses a watch; the last state stays in force");
     }
 
@@ -141,7 +155,7 @@ impl<K: Watched> Watch<K> {
             return Vec::new();
         }
         self.has_list = true;
-        self.is_refused = true;
+        self.refused_since.get_or_insert_with(Instant::now);
         info!(kind = %K::kind(&()), reason, "done without; asked again every 30 s");
         vec![Event::Replace(K::KIND, Vec::new())]
     }
@@ -154,8 +168,10 @@ enum Trouble {
     Lost(String),
     /// 410 Gone.
     Outdated,
-    /// 403 or 404.
+    /// 404.
     Absent(String),
+    /// 403.
+    Forbidden(String),
     /// Any other answer.
     Refused(String),
 }
@@ -189,7 +205,8 @@ impl Trouble {
         let reason = format!("{} ({})", status.message, status.code);
         match status.code {
             410 => Self::Outdated,
-            403 | 404 => Self::Absent(reason),
+            403 => Self::Forbidden(reason),
+            404 => Self::Absent(reason),
             _ => Self::Refused(reason),
         }
     }
@@ -197,7 +214,7 @@ impl Trouble {
     /// kube would ask for the same watch for ever; a list may be answered, and shows when it is.
     fn needs_list(&self, error: &watcher::Error) -> bool {
         let is_start = matches!(error, watcher::Error::WatchStartFailed(_));
-        is_start && matches!(self, Self::Outdated | Self::Absent(_))
+        is_start && matches!(self, Self::Outdated | Self::Absent(_) | Self::Forbidden(_))
     }
 }
 

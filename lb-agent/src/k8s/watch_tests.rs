@@ -273,28 +273,36 @@ async fn an_object_that_is_no_service_leaves_the_others() {
 
 #[tokio::test]
 async fn a_cluster_without_service_cidrs_is_done_without() {
-    for code in [403, 404] {
-        let server = Server::start();
-        server.answer(CIDRS, code, status(code, "not for you"));
-        let mut events = server.follow().await;
-        let mut lists = Vec::new();
-        for _ in 0..4 {
-            let event = next(&mut events).await;
-            assert_eq!(names(&event), [] as [&str; 0], "{code}");
-            lists.push(event);
-        }
-        assert!(
-            lists.contains(&Event::Replace(Kind::ServiceCidr, vec![])),
-            "{code}"
-        );
-        let more = timeout(Duration::from_secs(2), events.recv()).await;
-        assert!(more.is_err(), "{code}: told once, not again: {more:?}");
-        assert_eq!(
-            server.requests(CIDRS).len(),
-            1,
-            "{code}: asked again slowly"
+    let server = Server::start();
+    server.answer(CIDRS, 404, status(404, "no such resource"));
+    let mut events = server.follow().await;
+    let mut lists = Vec::new();
+    for _ in 0..4 {
+        let event = next(&mut events).await;
+        assert_eq!(names(&event), [] as [&str; 0]);
+        lists.push(event);
+    }
+    assert!(lists.contains(&Event::Replace(Kind::ServiceCidr, vec![])));
+    let more = timeout(Duration::from_secs(2), events.recv()).await;
+    assert!(more.is_err(), "told once, not again: {more:?}");
+    assert_eq!(server.requests(CIDRS).len(), 1, "asked again slowly");
+}
+
+#[tokio::test]
+async fn service_cidrs_that_stay_forbidden_are_done_without() {
+    let server = Server::start();
+    server.answer(CIDRS, 403, status(403, "not for you"));
+    let mut events = server.follow().await;
+    let begun = Instant::now();
+    for _ in 0..3 {
+        assert_ne!(
+            next(&mut events).await,
+            Event::Replace(Kind::ServiceCidr, vec![])
         );
     }
+    let last = timeout(GRACE * 3, events.recv()).await.expect("in time");
+    assert_eq!(last, Some(Event::Replace(Kind::ServiceCidr, vec![])));
+    assert!(begun.elapsed() > GRACE, "asked for some time first");
 }
 
 #[tokio::test]
