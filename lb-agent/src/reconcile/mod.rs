@@ -56,6 +56,8 @@ pub struct Reconciler {
     pending: Changes,
     retry: Retry,
     is_complete: bool,
+    /// Nothing is left of an earlier agent that belongs to nobody.
+    is_swept: bool,
     /// Until then the first write waits for this node's object; manifests need not have one.
     node_until: Option<Instant>,
     /// ServiceCIDRs have changed since the last round.
@@ -71,12 +73,7 @@ impl Reconciler {
     /// They cannot be opened or read.
     pub fn adopt(config: Config, host_netns: u64) -> anyhow::Result<Self> {
         let root: PathBuf = config.bpffs_root.clone();
-        let required = [
-            Kind::Service,
-            Kind::Slice,
-            Kind::Node,
-            Kind::ServiceCidr,
-        ];
+        let required = [Kind::Service, Kind::Slice, Kind::Node, Kind::ServiceCidr];
         let store = Store::new(config.node_name.clone(), required);
         Ok(Self {
             facts: Facts::new(&config, None, store.host_addrs()),
@@ -87,6 +84,7 @@ impl Reconciler {
             pending: Changes::default(),
             retry: Retry::default(),
             is_complete: false,
+            is_swept: false,
             node_until: match &config.source {
                 Source::Kubernetes { .. } => Some(Instant::now() + NODE_PATIENCE),
                 Source::Manifests(_) => None,
@@ -129,7 +127,9 @@ impl Reconciler {
 
     /// When to look again though no news come.
     pub fn next_retry(&self) -> Option<Instant> {
-        let node = self.node_until.filter(|_| !self.is_complete && self.store.is_synced());
+        let node = self
+            .node_until
+            .filter(|_| !self.is_complete && self.store.is_synced());
         self.retry.next().into_iter().chain(node).min()
     }
 
@@ -271,10 +271,12 @@ impl Reconciler {
 
     fn sweep(&mut self) -> usize {
         let mut ops = 0;
+        self.is_swept = true;
         for result in [self.v4.sweep(), self.v6.sweep()] {
             match result {
                 Ok(done) => ops += done,
                 Err(error) => {
+                    self.is_swept = false;
                     tracing::error!(%error, "what an earlier agent left could not all be removed; the next full check tries again");
                 }
             }
@@ -370,6 +372,9 @@ impl Reconciler {
             return 0;
         }
         self.put_ranges();
+        if !self.is_swept {
+            self.sweep();
+        }
         let mut repaired = 0;
         for result in [self.v4.repair(), self.v6.repair()] {
             match result {
