@@ -181,9 +181,13 @@ impl<'a> SockAddr<'a> {
         true
     }
 
-    /// Forgets it, if there is any.
+    /// Forgets it, if there is any. Looks first: a delete takes and drops a reference to the socket, which a
+    /// destination that is no Service's must not pay.
     #[inline(always)]
     pub fn clear_state(&self) {
+        if LB_SOCKETS.get_ptr_mut(self.ctx).is_null() {
+            return;
+        }
         // A socket without state is what is wanted.
         let _none = LB_SOCKETS.delete(self.sk());
     }
