@@ -217,6 +217,10 @@ macro_rules! kernel_tables {
             }
 
             #[inline(always)]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "a turn is taken by remainder"
+            )]
             fn turn(&self, id: ServiceId) -> u32 {
                 let Some(at) = $services.get_ptr_mut(id.0) else {
                     return 0;

@@ -46,6 +46,10 @@ impl<'a> Sock<'a> {
 
     /// The port bound; `src_port` is in host order.
     #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the kernel uses the low half only"
+    )]
     pub fn port(&self) -> BePort {
         BePort::new(field!(self.src_port) as u16)
     }

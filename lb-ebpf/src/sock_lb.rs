@@ -310,7 +310,12 @@ fn refuse<A: Address>(
     let _told = match reason {
         Reason::SourceUnknown => tell(sock, dial, EventKind::NETNS_UNKNOWN, service),
         Reason::Raced => tell(sock, dial, EventKind::RACED, service),
-        _ => false,
+        Reason::NoEndpoints
+        | Reason::NoLocalEndpoints
+        | Reason::UnknownPort
+        | Reason::UnallocatedAddress
+        | Reason::SourceDenied
+        | Reason::LoopbackBound => false,
     };
     set_errno(match reason.answer() {
         Answer::Refused => ECONNREFUSED,

@@ -3,7 +3,7 @@
 //! Read are `*.yaml`, `*.yml` and `*.json` of the folder itself, dot files left out, with Service,
 //! EndpointSlice, Endpoints, Node and ServiceCIDR documents and lists of them; other kinds are
 //! ignored. Where a Service has both EndpointSlices and Endpoints, both count: its endpoints are
-//! their union. What an API server fills in is filled in here ([`object`]). Of two documents for one
+//! their union. What an API server fills in is filled in here (`object.rs`). Of two documents for one
 //! object the first counts, by file name and then by place.
 //!
 //! ```text

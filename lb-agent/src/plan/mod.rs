@@ -1,4 +1,4 @@
-//! From objects to map changes: [`compile`] says what one Service should be, [`Planner`] gives ids
+//! From objects to map changes: [`compile()`] says what one Service should be, [`Planner`] gives ids
 //! and finds the ops that make it so, in an order that no reader can trip over.
 //!
 //! Pure: nothing here does I/O, reads a clock or throws dice. The caller applies the ops through

@@ -9,7 +9,7 @@ use crate::maps::Op;
 #[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
 pub enum PlanError {
     /// Only what still rests could be given: wait for readers
-    /// ([`crate::maps::LbMaps::wait_for_readers`]), call [`Planner::release_after_grace`], and plan
+    /// ([`crate::maps::LbMaps::wait_for_readers`]), call [`super::Planner::release_after_grace`], and plan
     /// again.
     #[error(
         "ids and slots are free, but readers may still use them; wait for these and plan again"
@@ -44,7 +44,7 @@ pub struct Refused {
 pub struct Plan<A: Family> {
     /// In this order.
     pub ops: Vec<Op<A>>,
-    /// Conflicts that begin with it; [`Planner::conflicts`] has all.
+    /// Conflicts that begin with it; [`super::Planner::conflicts`] has all.
     pub conflicts: Vec<Conflict<A>>,
     /// What did not fit. Plan again when something was freed.
     pub refused: Vec<Refused>,
