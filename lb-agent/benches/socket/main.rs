@@ -94,7 +94,6 @@ fn measure(options: &Options) -> Result<Report> {
     )?;
     let exchanges = exchange::measure(
         &scene.client(&many.place),
-        &scene.client(&scene.bare.place),
         here,
         exchange::Effort {
             rounds: rounds(60, 20),
