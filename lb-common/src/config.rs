@@ -33,9 +33,14 @@ pub struct AddrRanges<A> {
 }
 
 impl<A: Address> AddrRanges<A> {
-    /// Flags of the range that holds `addr`.
+    /// Flags of the range that holds `addr`. One range is the usual number, and compared in line.
     #[inline(always)]
     pub fn find(&self, addr: &A) -> Option<u32> {
+        let [first, ..] = &self.ranges;
+        if self.len <= 1 {
+            let is_in = self.len == 1 && addr.within(&first.lo, &first.hi);
+            return is_in.then_some(first.flags);
+        }
         self.ranges
             .get(self.position(addr) as usize)
             .map(|range| range.flags)

@@ -212,6 +212,13 @@ macro_rules! kernel_tables {
 
             #[inline(always)]
             fn pin(&self, key: &AffinityKey, val: &AffinityVal) {
+                if let Some(at) = LB_AFFINITY.get_ptr_mut(key) {
+                    // SAFETY: the map's value, valid until the program ends. A reader that sees half
+                    // of it finds backend and generation at odds and chooses anew. In place, for an
+                    // insertion into an LRU costs ten times as much.
+                    unsafe { at.write(*val) };
+                    return;
+                }
                 // Best effort by contract.
                 let _full = LB_AFFINITY.insert(key, val, 0);
             }

@@ -4,8 +4,6 @@
     reason = "context fields, socket fields and socket helpers are reached here, and only here"
 )]
 
-use core::ptr;
-
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr},
     helpers::generated as helpers,
@@ -168,16 +166,16 @@ impl<'a> SockAddr<'a> {
         unsafe { at.as_ref() }.copied()
     }
 
-    /// Notes it; false without memory for it.
+    /// Notes it; false without memory for it. Created zeroed and written in place: a value on the stack
+    /// would be copied twice.
     #[inline(always)]
-    pub fn set_state(&self, val: &SocketVal) -> bool {
-        let mut first = *val;
-        let at = LB_SOCKETS.get_or_insert_ptr_mut(self.ctx, Some(&mut first));
+    pub fn set_state(&self, val: SocketVal) -> bool {
+        let at = LB_SOCKETS.get_or_insert_ptr_mut(self.ctx, None);
         if at.is_null() {
             return false;
         }
         // SAFETY: not null; the value lives as long as the socket, and a socket's calls take its lock.
-        unsafe { ptr::copy_nonoverlapping(val, at, 1) };
+        unsafe { at.write(val) };
         true
     }
 

@@ -198,7 +198,7 @@ where
             // So that release finds the session; a connected socket's own state is not overwritten.
             if dnat.hit != Counter::HitSession
                 && !sock.is_connected()
-                && !remember(sock, &dial, &dnat)
+                && !remember_apart(sock, &dial, &dnat)
             {
                 count(Counter::StateLost);
             }
@@ -345,11 +345,16 @@ fn tell<A: Address>(
     )
 }
 
-/// Notes in the socket what it dialled and got. Out of line: BPF has 512 bytes of stack for the
-/// whole chain of calls.
+/// `remember` in a stack frame of its own: BPF has 512 bytes for the whole chain of calls.
 #[inline(never)]
+fn remember_apart<A: Address>(sock: &SockAddr<'_>, dial: &Dial<A>, dnat: &Dnat<A>) -> bool {
+    remember(sock, dial, dnat)
+}
+
+/// Notes in the socket what it dialled and got.
+#[inline(always)]
 fn remember<A: Address>(sock: &SockAddr<'_>, dial: &Dial<A>, dnat: &Dnat<A>) -> bool {
-    sock.set_state(&SocketVal {
+    sock.set_state(SocketVal {
         vip: dial.addr.mapped(),
         backend: dnat.to.addr.mapped(),
         vip_port: dial.port,
