@@ -20,6 +20,8 @@ use crate::{
     netns::{self, Found},
 };
 
+/// At most one look at all namespaces in so much time for clients that dial.
+const SCAN_PAUSE: Duration = Duration::from_secs(1);
 /// How long addresses are believed.
 const REFRESH: Duration = Duration::from_secs(30);
 
@@ -34,6 +36,7 @@ pub async fn run(
     mut scans: mpsc::Receiver<()>,
 ) -> anyhow::Result<()> {
     let mut refresh = None;
+    let mut scanned: Option<Instant> = None;
     loop {
         let met = tokio::select! {
             event = unknown.recv() => Some(event.context("nobody reports network namespaces any more")?),
@@ -45,33 +48,61 @@ pub async fn run(
         };
         refresh = Some(Instant::now() + REFRESH);
         let root = bpffs_root.clone();
-        let answered = spawn_blocking(move || answer(&root, met)).await?;
-        if let Err(error) = answered {
-            tracing::warn!(%error, "addresses of network namespaces could not be written");
+        // A client that keeps dialling must not keep a thread of ours walking through /proc.
+        let may_scan = met.is_none() || scanned.is_none_or(|at| at.elapsed() >= SCAN_PAUSE);
+        match spawn_blocking(move || answer(&root, met, may_scan)).await? {
+            Ok(true) => scanned = Some(Instant::now()),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(%error, "addresses of network namespaces could not be written");
+            }
         }
     }
 }
 
-fn answer(bpffs_root: &Path, met: Option<Event>) -> anyhow::Result<()> {
+/// Writes the addresses of every namespace that can be found.
+///
+/// # Errors
+/// The map cannot be opened or written.
+pub fn scan(bpffs_root: &Path) -> anyhow::Result<()> {
+    answer(bpffs_root, None, true).map(drop)
+}
+
+fn answer(bpffs_root: &Path, met: Option<Event>, may_scan: bool) -> anyhow::Result<bool> {
     let map = Map::open(bpffs_root, "LB_NETNS")?;
     let known = Pinned::open(bpffs_root)?.netns()?;
-    for found in look_up(met) {
+    let (all, is_scan) = look_up(met, may_scan);
+    if let Some(event) = met
+        && is_scan
+        && !all.iter().any(|found| found.cookie == event.netns)
+    {
+        tracing::warn!(
+            pid = event.pid,
+            netns = event.netns,
+            "a client's network namespace was not found, so source ranges refuse it: let the agent see processes (hostPID) or the runtime's namespaces (/run/netns)"
+        );
+    }
+    for found in all {
         if known.get(&found.cookie) != Some(&found.addrs) && found.addrs != NetnsVal::default() {
             map.put(&found.cookie, &found.addrs, || found.cookie.to_string())?;
             tracing::debug!(cookie = found.cookie, addrs = ?found.addrs, "network namespace");
         }
     }
-    Ok(())
+    Ok(is_scan)
 }
 
-/// The process that dialled may be gone, or in a pid namespace that is not ours: then all are looked
-/// at.
-fn look_up(met: Option<Event>) -> Vec<Found> {
+/// The namespace that was met; where its process is gone, or in a pid namespace that is not ours, all of
+/// them. True: all.
+fn look_up(met: Option<Event>, may_scan: bool) -> (Vec<Found>, bool) {
     if let Some(event) = met
         && let Ok(found) = netns::of_process(event.pid)
         && found.cookie == event.netns
     {
-        return vec![found];
+        return (vec![found], false);
     }
-    netns::all()
+    if may_scan {
+        (netns::all(), true)
+    } else {
+        (Vec::new(), false)
+    }
 }

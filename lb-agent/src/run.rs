@@ -5,7 +5,11 @@
 //! then are missing links made. So a first start never shows a half-filled plane, and a restart never
 //! an empty one. A stop leaves everything attached.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use lb_common::event::Event;
@@ -201,22 +205,29 @@ impl Control {
         tracing::info!(links = done.fresh + done.replaced, fresh = done.fresh, cgroup = %cgroup_root.display(), "attached");
         self.state.set_synced();
         self.state.set_started();
-        if done.fresh > 0 {
-            end_stale_udp(bpffs_root.clone(), cgroup_root.clone());
+        if done.fresh > 0 || !self.reconciler.is_stale_udp_done() {
+            let root = bpffs_root.clone();
+            let is_done = tokio::task::block_in_place(|| end_stale_udp(&root, cgroup_root));
+            self.reconciler.set_stale_udp_done(is_done);
         }
         Ok(())
     }
 }
 
-fn end_stale_udp(bpffs_root: PathBuf, cgroup_root: PathBuf) {
-    tokio::task::spawn_blocking(move || match stale_udp::end(&bpffs_root, &cgroup_root) {
-        Ok(0) => {}
-        Ok(sockets) => tracing::info!(
-            sockets,
-            "ended connected UDP sockets that dialled a Service before the start"
-        ),
-        Err(error) => {
-            tracing::warn!(%error, "connected UDP sockets from before the start could not be looked at")
+/// True when every socket has been looked at.
+fn end_stale_udp(bpffs_root: &Path, cgroup_root: &Path) -> bool {
+    match stale_udp::end(bpffs_root, cgroup_root) {
+        Ok(0) => true,
+        Ok(sockets) => {
+            tracing::info!(
+                sockets,
+                "ended connected UDP sockets that dialled a Service before the start"
+            );
+            true
         }
-    });
+        Err(error) => {
+            tracing::warn!(%error, "connected UDP sockets from before the start could not be looked at");
+            false
+        }
+    }
 }

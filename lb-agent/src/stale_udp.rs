@@ -38,6 +38,8 @@ use crate::{
 
 /// Attribute INET_DIAG_CGROUP_ID (Linux 5.8): a u64.
 const CGROUP_ID: u16 = 21;
+/// UDP and UDP-Lite, which the hooks serve alike.
+const PROTOCOLS: [u8; 2] = [IPPROTO_UDP, 136];
 /// How long a namespace may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -98,8 +100,19 @@ fn end_here(served: &Served) -> io::Result<usize> {
         Class::Pod
     };
     let mut ended = 0;
-    for family in [AF_INET, AF_INET6] {
-        for socket in connected(family)? {
+    for (family, protocol) in [AF_INET, AF_INET6]
+        .into_iter()
+        .flat_map(|family| PROTOCOLS.map(|p| (family, p)))
+    {
+        // A kernel without UDP-Lite has none of its sockets.
+        let sockets = match connected(family, protocol) {
+            Err(error) if protocol != IPPROTO_UDP => {
+                tracing::debug!(protocol, %error, "sockets not looked at");
+                continue;
+            }
+            sockets => sockets?,
+        };
+        for socket in sockets {
             let peer = &socket.header.socket_id;
             let is_ours = cgroup_of(&socket).is_some_and(|id| served.cgroups.contains(&id));
             if is_ours
@@ -110,8 +123,12 @@ fn end_here(served: &Served) -> io::Result<usize> {
                     cookie,
                 )
             {
-                destroy(family, &socket)?;
-                ended += 1;
+                match destroy(family, protocol, &socket) {
+                    Ok(()) => ended += 1,
+                    Err(error) => {
+                        tracing::warn!(peer = %peer.destination_address, %error, "a connected UDP socket could not be ended")
+                    }
+                }
             }
         }
     }
@@ -161,10 +178,10 @@ fn cgroup_of(socket: &InetResponse) -> Option<u64> {
     Some(u64::from_ne_bytes(bytes.try_into().ok()?))
 }
 
-fn request(family: u8, socket_id: SocketId) -> SockDiagMessage {
+fn request(family: u8, protocol: u8, socket_id: SocketId) -> SockDiagMessage {
     SockDiagMessage::InetRequest(InetRequest {
         family,
-        protocol: IPPROTO_UDP,
+        protocol,
         extensions: ExtensionFlags::empty(),
         states: StateFlags::ESTABLISHED,
         socket_id,
@@ -172,13 +189,16 @@ fn request(family: u8, socket_id: SocketId) -> SockDiagMessage {
 }
 
 /// UDP sockets with a peer.
-fn connected(family: u8) -> io::Result<Vec<InetResponse>> {
+fn connected(family: u8, protocol: u8) -> io::Result<Vec<InetResponse>> {
     let any = if family == AF_INET {
         SocketId::new_v4()
     } else {
         SocketId::new_v6()
     };
-    let socket = send(NLM_F_REQUEST | NLM_F_DUMP, request(family, any).into())?;
+    let socket = send(
+        NLM_F_REQUEST | NLM_F_DUMP,
+        request(family, protocol, any).into(),
+    )?;
     let mut found = Vec::new();
     loop {
         let (datagram, _) = socket.recv_from_full()?;
@@ -207,8 +227,8 @@ fn connected(family: u8) -> io::Result<Vec<InetResponse>> {
 }
 
 /// A socket that is gone already is what is wanted.
-fn destroy(family: u8, found: &InetResponse) -> io::Result<()> {
-    let message = SockDiagDestroy::new(request(family, found.header.socket_id.clone()));
+fn destroy(family: u8, protocol: u8, found: &InetResponse) -> io::Result<()> {
+    let message = SockDiagDestroy::new(request(family, protocol, found.header.socket_id.clone()));
     let socket = send(NLM_F_REQUEST | NLM_F_ACK, message.into())?;
     let (answer, _) = socket.recv_from_full()?;
     let message =

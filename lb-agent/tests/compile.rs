@@ -494,19 +494,29 @@ fn source_ranges_are_decided_ahead_for_pods_and_the_node() {
 }
 
 #[test]
-fn this_nodes_pod_ranges_go_before_the_clusters() {
+fn this_nodes_pod_ranges_go_before_the_clusters_where_the_mode_vouches_for_them() {
     let node = lb_agent::model::Node {
         pod_cidrs: vec!["10.3.0.0/24".parse().unwrap()],
         ..node()
     };
-    let facts = Facts::new(&detecting(), Some(&node), &BTreeSet::new());
     let mut service = full();
     service.source_ranges = vec!["10.3.0.0/16".parse().unwrap()];
-    let image = compile::<Addr4>(&service, &[], &facts)
-        .pop_first()
-        .unwrap()
-        .1;
-    assert!(!image.to_string().contains("Pod:"), "{image}");
+    let image = |mode| {
+        let config = lb_agent::config::Config {
+            detect_local: mode,
+            ..detecting()
+        };
+        let facts = Facts::new(&config, Some(&node), &BTreeSet::new());
+        let mut ports = compile::<Addr4>(&service, &[], &facts);
+        ports.pop_first().unwrap().1.to_string()
+    };
+    use lb_agent::config::DetectLocal::{ClusterCidr, NodeCidr};
+    assert!(!image(NodeCidr).contains("Pod:"), "{}", image(NodeCidr));
+    assert!(
+        image(ClusterCidr).contains("Pod:Check"),
+        "{}",
+        image(ClusterCidr)
+    );
 }
 
 #[test]

@@ -450,13 +450,23 @@ fn source_ranges_that_do_not_fit_let_fewer_clients_in_not_more() {
 }
 
 #[test]
-fn where_slots_run_short_a_list_is_cut_not_lost() {
+fn where_slots_run_short_a_list_that_is_still_good_stays() {
     let mut world = World::<Addr4>::sound(Capacities { slots: 8, ..ROOMY });
     world.put_slice(slice("s", "shop/a", endpoints(5)));
     world.put_service(svc("shop/a", &["172.30.0.1"]));
     world.put_slice(slice("s", "shop/a", endpoints(6)));
     let expected = format!("shop/a/TCP: {}", full_text("LB4_SLOTS", 8, "--max-slots"));
     assert_eq!(world.refused, [expected]);
+    let held = world.maps.read().unwrap();
+    assert_eq!(held.services[&ServiceId(1)].list(List::Cluster).len(), 5);
+}
+
+#[test]
+fn where_slots_run_short_a_list_with_a_gone_endpoint_is_cut_not_kept() {
+    let mut world = World::<Addr4>::sound(Capacities { slots: 8, ..ROOMY });
+    world.put_slice(slice("s", "shop/a", endpoints(5)));
+    world.put_service(svc("shop/a", &["172.30.0.1"]));
+    world.put_slice(slice("s", "shop/a", endpoints(7)[1..].to_vec()));
     let held = world.maps.read().unwrap();
     assert_eq!(held.services[&ServiceId(1)].list(List::Cluster).len(), 3);
 }

@@ -137,9 +137,18 @@ fn only_our_own_node_makes_new_facts() {
         ..node()
     };
     assert!(put(&mut store, moved).facts, "rule 136");
+}
+
+#[test]
+fn a_deleted_node_object_leaves_what_is_known_of_this_node() {
+    let mut store = store();
+    put(&mut store, node());
     let gone = store.apply(Event::Delete(ObjectRef::Node(NODE.into())));
-    assert!(gone.facts);
-    assert!(store.node().is_none());
+    assert!(gone.is_empty());
+    assert_eq!(store.node(), Some(&node()));
+    let relisted = store.apply(Event::Replace(Kind::Node, Vec::new()));
+    assert!(relisted.is_empty());
+    assert_eq!(store.node(), Some(&node()));
 }
 
 #[test]

@@ -24,6 +24,6 @@ pub struct AgentState {
     pub failed: u32,
     /// Entries that the last full comparison found changed by somebody else, in all.
     pub repaired: u32,
-    /// Zero.
-    pub pad: u32,
+    /// 1 once connected UDP sockets from before the hooks were ended.
+    pub stale_udp_done: u32,
 }

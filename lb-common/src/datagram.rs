@@ -174,7 +174,10 @@ fn untaken<A: Address, T: Tables<A> + Sessions>(
         return NOWHERE;
     };
     let range = service.list(frontend.list(class_for(frontend, caller)));
-    if range.is_empty() {
+    // Affinity has chosen, or only endpoints on this host are in reach: there is no other.
+    let is_bound =
+        service.affinity_timeout_s != 0 || caller.addr().is_some_and(|addr| addr.is_loopback());
+    if range.is_empty() || is_bound {
         return NOWHERE;
     }
     let (start, now_ns) = (chance.random() % range.len(), chance.now_ns());

@@ -148,7 +148,10 @@ pub fn lookup<A: Address, T: Tables<A>>(
     dial: &Dial<A>,
     caller: &impl Caller<A>,
 ) -> Lookup {
-    if let Some(frontend) = tables.frontend(&FrontendKey::new(dial.addr, dial.port, dial.proto)) {
+    // A NodePort's key has the unspecified address: dialled as such, it means loopback, below.
+    if !dial.addr.is_unspecified()
+        && let Some(frontend) = tables.frontend(&FrontendKey::new(dial.addr, dial.port, dial.proto))
+    {
         return Lookup::Found(frontend);
     }
     if tables.is_node_port(dial.port)
@@ -252,6 +255,10 @@ pub(crate) fn try_choose<A: Address, T: Tables<A>>(
         });
     }
     if caller.addr().is_some_and(|addr| addr.is_loopback()) {
+        // The addresses of this host are beyond the loopback of any other namespace.
+        if caller.class() != Class::Host {
+            return Err(Reason::LoopbackBound);
+        }
         let slot = on_host(tables, range, frontend.service, chance)?;
         return Ok((slot, Counter::HitChosen));
     }
@@ -272,7 +279,8 @@ pub fn class_for<A>(frontend: &FrontendVal, caller: &impl Caller<A>) -> Class {
     }
 }
 
-/// Source ranges, looked at before anything else (rule 63).
+/// Source ranges, looked at before anything else (rule 63): by the client's address where it is known, else
+/// by what was compiled for its class. A socket bound to loopback has no address outside its host.
 #[inline(always)]
 fn admit<A: Address, T: Tables<A>>(
     tables: &T,
@@ -280,21 +288,22 @@ fn admit<A: Address, T: Tables<A>>(
     class: Class,
     caller: &impl Caller<A>,
 ) -> Result<(), Reason> {
-    match frontend.sources(class) {
-        SourceRule::Allow => Ok(()),
-        SourceRule::Deny => Err(Reason::SourceDenied),
-        SourceRule::Check => {
-            let known = match caller.addr() {
-                Some(addr) => Some(addr),
-                None => tables.netns_addr(caller.netns()),
-            };
-            let addr = known.ok_or(Reason::SourceUnknown)?;
-            if tables.source_allowed(frontend.service, &addr) {
-                Ok(())
-            } else {
-                Err(Reason::SourceDenied)
-            }
-        }
+    if !frontend.has_source_ranges() {
+        return Ok(());
+    }
+    let known = match caller.addr() {
+        Some(addr) if !addr.is_loopback() => Some(addr),
+        _ => match frontend.sources(class) {
+            SourceRule::Allow => return Ok(()),
+            SourceRule::Deny => return Err(Reason::SourceDenied),
+            SourceRule::Check => tables.netns_addr(caller.netns()),
+        },
+    };
+    let addr = known.ok_or(Reason::SourceUnknown)?;
+    if tables.source_allowed(frontend.service, &addr) {
+        Ok(())
+    } else {
+        Err(Reason::SourceDenied)
     }
 }
 

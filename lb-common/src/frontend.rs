@@ -117,8 +117,6 @@ pub struct FrontendVal {
     pad: u8,
 }
 
-const CLASSES: [Class; 3] = [Class::Pod, Class::Host, Class::Outside];
-
 impl FrontendVal {
     /// Clients of every class use the Cluster list and are let in.
     #[inline(always)]
@@ -176,9 +174,8 @@ impl FrontendVal {
     }
 
     /// Is any class of clients filtered by source?
-    pub fn has_source_ranges(&self) -> bool {
-        CLASSES
-            .iter()
-            .any(|class| self.sources(*class) != SourceRule::Allow)
+    #[inline(always)]
+    pub const fn has_source_ranges(&self) -> bool {
+        self.sources != 0
     }
 }

@@ -65,7 +65,7 @@ fn a_destination_is_a_services_nodes_or_nobodys_by_the_table() {
         Lookup::Refuse(Reason::UnknownPort),
         Lookup::Refuse(Reason::UnallocatedAddress),
     );
-    let rows: [(&str, &str, u16, Client<Addr4>, Lookup); 15] = [
+    let rows: [(&str, &str, u16, Client<Addr4>, Lookup); 16] = [
         ("a ClusterIP", VIP, 80, pod(), cluster_ip),
         ("83: another port of it", VIP, 81, pod(), unknown),
         ("83: a NodePort number on it", VIP, 30080, pod(), unknown),
@@ -140,6 +140,13 @@ fn a_destination_is_a_services_nodes_or_nobodys_by_the_table() {
             found,
         ),
         (
+            "the unspecified address of another namespace is its own loopback",
+            "0.0.0.0",
+            30080,
+            pod(),
+            Lookup::Pass,
+        ),
+        (
             "another namespace's loopback is its own",
             "127.0.0.1",
             30080,
@@ -171,12 +178,13 @@ fn a_destination_is_a_services_nodes_or_nobodys_by_the_table() {
         "57: another protocol"
     );
     tables.localhost = false;
-    let loopback = dial(v4("127.0.0.1"), 30080);
-    assert_eq!(
-        lookup(&tables, &loopback, &host()),
-        Lookup::Pass,
-        "53: switched off"
-    );
+    for addr in ["127.0.0.1", "0.0.0.0"] {
+        assert_eq!(
+            lookup(&tables, &dial(v4(addr), 30080), &host()),
+            Lookup::Pass,
+            "53: switched off: {addr}"
+        );
+    }
     tables.range = Some((v4("172.30.0.0"), v4("172.30.0.255"), 0));
     let unowned = dial(v4("172.30.0.9"), 80);
     assert_eq!(
@@ -284,11 +292,12 @@ fn source_ranges_are_looked_at_before_all_else() {
     let allowed = "NoEndpoints of 7";
     let rows = [
         ("allowed", SourceRule::Allow, pod(), allowed),
+        ("denied", SourceRule::Deny, pod(), "SourceDenied of 7"),
         (
-            "denied",
+            "bound inside, though its class is denied",
             SourceRule::Deny,
             bound(inside),
-            "SourceDenied of 7",
+            allowed,
         ),
         ("bound inside", SourceRule::Check, bound(inside), allowed),
         (
@@ -321,6 +330,26 @@ fn source_ranges_are_looked_at_before_all_else() {
             "rule 63: {name}"
         );
     }
+}
+
+#[test]
+fn a_bound_address_decides_before_the_verdict_of_its_class() {
+    let mut tables = tables();
+    tables.sources.push((SERVICE, v4("192.0.2.9")));
+    tables.all_frontends(|val| val.with_sources(Class::Outside, SourceRule::Check));
+    let bound = |addr| Client {
+        addr: Some(v4(addr)),
+        ..pod()
+    };
+    assert_eq!(to_vip(&tables, &pod(), &dice(0)), "10.0.0.1:8080");
+    assert_eq!(
+        to_vip(&tables, &bound("192.0.2.9"), &dice(0)),
+        "10.0.0.1:8080"
+    );
+    assert_eq!(
+        to_vip(&tables, &bound("198.51.100.9"), &dice(0)),
+        "SourceDenied of 7"
+    );
 }
 
 #[test]
@@ -550,6 +579,15 @@ fn a_socket_bound_to_loopback_reaches_only_backends_on_this_host() {
     let client = bound_to_loopback();
     let none = with_host_backends(0);
     assert_eq!(to_vip(&none, &client, &dice(0)), "LoopbackBound of 7");
+    let in_a_pod = Client {
+        class: Class::Pod,
+        ..client
+    };
+    assert_eq!(
+        to_vip(&with_host_backends(4), &in_a_pod, &dice(0)),
+        "LoopbackBound of 7",
+        "this host is beyond a pod's loopback"
+    );
     for (count, last) in [
         (1, "10.0.0.1:8080"),
         (2, "10.0.0.2:8080"),

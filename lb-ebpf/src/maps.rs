@@ -113,12 +113,12 @@ pub fn config() -> Option<&'static Config> {
     LB_CONFIG.get(state.active_config & 1)
 }
 
-/// Adds one; a CPU's own, so without atomics.
+/// Adds one; a CPU's own, so without atomics. Where the kernel preempts a program for another of ours in
+/// the midst of it, one count may be lost.
 #[inline(always)]
 pub fn add_one(counter: u32) {
     if let Some(count) = LB_COUNTERS.get_ptr_mut(counter) {
-        // SAFETY: the map's value, valid until the program ends; only programs of the same context
-        // write this entry, and they do not interrupt each other on one CPU.
+        // SAFETY: the map's value, valid until the program ends.
         unsafe { *count += 1 };
     }
 }

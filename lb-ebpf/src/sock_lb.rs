@@ -29,12 +29,11 @@ const ECONNREFUSED: i32 = 111;
 const EHOSTUNREACH: i32 = 113;
 
 /// A socket as the client of a decision: asked lazily, for each answer costs a helper call.
-struct SocketCaller<'a, 'c, A> {
+struct SocketCaller<'a, 'c> {
     sock: &'a SockAddr<'c>,
-    bound: Option<A>,
 }
 
-impl<A: Address> Caller<A> for SocketCaller<'_, '_, A> {
+impl<A: Family> Caller<A> for SocketCaller<'_, '_> {
     #[inline(always)]
     fn class(&self) -> Class {
         if is_host_netns(self.sock.netns()) {
@@ -51,7 +50,7 @@ impl<A: Address> Caller<A> for SocketCaller<'_, '_, A> {
 
     #[inline(always)]
     fn addr(&self) -> Option<A> {
-        self.bound
+        A::bound(self.sock)
     }
 }
 
@@ -74,12 +73,19 @@ impl Chance for KernelChance {
 trait Family: Address {
     fn bound(sock: &SockAddr<'_>) -> Option<Self>;
     fn translate(self, sock: &SockAddr<'_>, port: BePort, on_v6: bool);
+    /// From the form that both families share.
+    fn unmapped(addr: Addr6) -> Option<Self>;
 }
 
 impl Family for Addr4 {
     #[inline(always)]
     fn bound(sock: &SockAddr<'_>) -> Option<Self> {
         sock.bound4()
+    }
+
+    #[inline(always)]
+    fn unmapped(addr: Addr6) -> Option<Self> {
+        addr.as_mapped()
     }
 
     #[inline(always)]
@@ -96,6 +102,11 @@ impl Family for Addr6 {
     #[inline(always)]
     fn bound(sock: &SockAddr<'_>) -> Option<Self> {
         sock.bound6()
+    }
+
+    #[inline(always)]
+    fn unmapped(addr: Addr6) -> Option<Self> {
+        Some(addr)
     }
 
     #[inline(always)]
@@ -141,10 +152,7 @@ where
         port,
         proto: proto(transport),
     };
-    let caller = SocketCaller {
-        sock,
-        bound: A::bound(sock),
-    };
+    let caller = SocketCaller { sock };
     match decide(&Kernel, &dial, &caller, &KernelChance) {
         Decision::Pass => {
             sock.clear_state();
@@ -179,7 +187,7 @@ fn sendmsg<A: Family>(sock: &SockAddr<'_>, addr: A, port: BePort) -> i32
 where
     Kernel: Tables<A>,
 {
-    if sock.transport() != Some(Transport::Udp) || is_own_backend(sock, addr, port) {
+    if sock.transport() != Some(Transport::Udp) || stays_with_peer(sock, addr, port) {
         return ALLOW;
     }
     let dial = Dial {
@@ -187,10 +195,7 @@ where
         port,
         proto: Proto::UDP,
     };
-    let caller = SocketCaller {
-        sock,
-        bound: A::bound(sock),
-    };
+    let caller = SocketCaller { sock };
     match datagram::send(&Kernel, sock.cookie(), &dial, &caller, &KernelChance) {
         Decision::Pass => ALLOW,
         Decision::Refuse { reason, service } => refuse(sock, &dial, reason, service),
@@ -209,14 +214,31 @@ where
     }
 }
 
-/// A connected v4-mapped socket runs sendmsg4 at each send, with the backend that connect chose: it
-/// must not be translated again, should the backend's address be a frontend, too.
-#[inline(always)]
-fn is_own_backend<A: Address>(sock: &SockAddr<'_>, addr: A, port: BePort) -> bool {
-    sock.is_connected()
-        && sock
-            .state()
-            .is_some_and(|state| state.is_peer(&addr.mapped(), port))
+/// A connected socket stays with the backend that connect chose: the kernel delivers from no other. A
+/// v4-mapped one runs sendmsg4 at each send, with that backend, which must not be translated again should
+/// it be a frontend, too; any may name the VIP that it is connected to once more. True: nothing is left
+/// to decide.
+#[inline(never)]
+fn stays_with_peer<A: Family>(sock: &SockAddr<'_>, addr: A, port: BePort) -> bool {
+    if !sock.is_connected() {
+        return false;
+    }
+    let Some(state) = sock.state() else {
+        return false;
+    };
+    let addr = addr.mapped();
+    if state.is_peer(&addr, port) {
+        return true;
+    }
+    if state.family == 0 || state.vip != addr || state.vip_port != port {
+        return false;
+    }
+    let Some(backend) = A::unmapped(state.backend) else {
+        return false;
+    };
+    backend.translate(sock, state.backend_port, false);
+    count(Counter::HitSession);
+    true
 }
 
 #[inline(always)]

@@ -49,9 +49,12 @@ pub fn attach(
     may_attach: bool,
 ) -> Result<Attached, LinkError> {
     let dir = links_dir(root);
-    remove_strangers(&dir);
+    if may_attach {
+        remove_strangers(&dir);
+    }
     let mut done = Attached::default();
-    for (name, _) in PROGRAMS {
+    // Backwards: what shows the VIP in replies is there before anything is translated.
+    for (name, _) in PROGRAMS.iter().rev() {
         let broken = |error: String| LinkError {
             program: name,
             cgroup: cgroup.to_owned(),
@@ -59,7 +62,7 @@ pub fn attach(
         };
         let file = File::open(cgroup).map_err(|e| broken(e.to_string()))?;
         let pin = dir.join(name);
-        if replace(plane, name, &pin, &file).map_err(broken)? {
+        if replace(plane, name, &pin, &file, may_attach).map_err(broken)? {
             done.replaced += 1;
         } else if may_attach {
             make(plane, name, &pin, &file).map_err(broken)?;
@@ -93,8 +96,17 @@ fn remove_strangers(dir: &Path) {
 }
 
 /// True when the pinned link now runs the new program. Right after a cgroup's removal the kernel
-/// still takes an update, to no effect: so the link's cgroup is compared first.
-fn replace(plane: &Plane, name: &'static str, pin: &Path, cgroup: &File) -> Result<bool, String> {
+/// still takes an update, to no effect: so the link's cgroup is compared, too.
+///
+/// A link to another cgroup that still exists goes on serving it until `may_attach`, when the new plane
+/// is complete: a start never takes the old one down first.
+fn replace(
+    plane: &Plane,
+    name: &'static str,
+    pin: &Path,
+    cgroup: &File,
+    may_attach: bool,
+) -> Result<bool, String> {
     let link = match sys::open_pin(pin) {
         Ok(link) => link,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -102,13 +114,17 @@ fn replace(plane: &Plane, name: &'static str, pin: &Path, cgroup: &File) -> Resu
     };
     let served = cgroup.metadata().map_err(|e| e.to_string())?.ino();
     let shape = sys::link_shape(link.as_fd()).map_err(|e| e.to_string())?;
+    let program = program_fd(plane, name)?;
+    let updated = sys::link_update(link.as_fd(), program.as_fd(), None);
     if shape.cgroup_id == served {
-        let program = program_fd(plane, name)?;
-        match sys::link_update(link.as_fd(), program.as_fd(), None) {
+        match updated {
             Ok(()) => return Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
             Err(error) => return Err(format!("replacing the program: {error}")),
         }
+    }
+    if !may_attach {
+        return Ok(false);
     }
     tracing::warn!(
         program = name,

@@ -144,6 +144,7 @@ pub enum DetectLocalMode {
 
 /// `run`. Values stay unset unless given, so that `--config` can tell.
 #[derive(ClapArgs, Clone, Debug, Default)]
+#[command(args_override_self = true)]
 pub struct RunArgs {
     /// Kubeconfig of the API server [default: the one that the cluster gives to its pods]
     #[arg(long, value_name = "FILE", help_heading = "Source")]

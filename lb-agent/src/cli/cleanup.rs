@@ -6,6 +6,7 @@ use std::{
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -18,6 +19,8 @@ use super::{
 };
 use crate::maps::sys;
 
+/// How long an agent that is ending may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The system's own BPF file system stays mounted.
 const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
 /// Files that the kernel itself puts into every BPF file system.
@@ -92,6 +95,19 @@ fn entries(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     .collect()
 }
 
+/// An agent that was just told to stop takes a moment.
+fn lock_patiently(dir: &PathBuf, force: bool) -> anyhow::Result<Locked> {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        let locked = lock(dir, FlockArg::LockExclusiveNonblock)
+            .with_context(|| format!("lock {}", dir.display()))?;
+        if !matches!(locked, Locked::Held) || force || Instant::now() >= give_up {
+            return Ok(locked);
+        }
+        std::thread::sleep(PATIENCE / 50);
+    }
+}
+
 fn clean_version(
     root: &Path,
     dir: &PathBuf,
@@ -99,8 +115,7 @@ fn clean_version(
     removed: &mut Removed,
 ) -> anyhow::Result<()> {
     // Held to the end: no agent starts meanwhile.
-    let locked = lock(dir, FlockArg::LockExclusiveNonblock)
-        .with_context(|| format!("lock {}", dir.display()))?;
+    let locked = lock_patiently(dir, force)?;
     if matches!(locked, Locked::Held) && !force {
         anyhow::bail!(
             "an agent runs with --bpffs-root {}: stop it first, or take its data plane away under it with --force",

@@ -200,12 +200,11 @@ impl Store {
                 }
             }
             ObjectRef::Slice(key) => self.remove_slice(key, changes),
+            // What this node is does not change because its object is away for a while: a kubelet that
+            // registers anew brings the next version, and until then nothing served gets worse.
+            ObjectRef::Node(name) if *name == self.node_name => {}
             ObjectRef::Node(name) => {
-                let is_own = *name == self.node_name;
-                if self.nodes.remove(name).is_some() {
-                    changes.facts |= is_own;
-                    changes.ranges |= is_own;
-                }
+                self.nodes.remove(name);
             }
             ObjectRef::ServiceCidr(name) => {
                 changes.ranges |= self.cidrs.remove(name).is_some();

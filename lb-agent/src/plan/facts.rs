@@ -37,8 +37,8 @@ pub struct FamilyFacts {
     pub own_addrs: BTreeSet<IpAddr>,
     /// Can pods be told from others (rules 39a and 42)?
     pub has_detector: bool,
-    /// Where this node's pods have their addresses: the Node's podCIDRs, else the cluster's; empty:
-    /// not known.
+    /// Where this node's pods have their addresses: the cluster's networks, or the Node's podCIDRs
+    /// where `--detect-local-mode NodeCIDR` vouches for them or nothing else is known; empty: not known.
     pub pod_ranges: Vec<IpNet>,
     /// Addresses that NodePorts answer on, loopback never among them (rules 48 to 52).
     pub node_port_addrs: BTreeSet<IpAddr>,
@@ -110,7 +110,7 @@ impl FamilyFacts {
                 .filter(|ip| !is_link_local(ip))
                 .collect(),
             has_detector,
-            pod_ranges: if pods.is_empty() { cluster } else { pods },
+            pod_ranges: pod_ranges(config, cluster, pods),
             node_port_addrs: node_port_addrs(&config.nodeport_addresses, primary, host, is_ours),
         }
     }
@@ -119,6 +119,16 @@ impl FamilyFacts {
     pub fn primary_or_loopback<A: Family>(&self) -> IpAddr {
         self.primary.unwrap_or_else(|| A::LOCALHOST.ip())
     }
+}
+
+/// Many network plugins allocate elsewhere than in the podCIDRs that the controller manager gives a
+/// Node. A source range that covers those would let the wrong pods in.
+fn pod_ranges(config: &Config, cluster: Vec<IpNet>, pods: Vec<IpNet>) -> Vec<IpNet> {
+    let is_vouched_for = config.detect_local == DetectLocal::NodeCidr;
+    if !pods.is_empty() && (is_vouched_for || cluster.is_empty()) {
+        return pods;
+    }
+    cluster
 }
 
 fn is_link_local(ip: &IpAddr) -> bool {

@@ -268,7 +268,13 @@ impl<A: Family> Planner<A> {
     /// The op that frees a backend id.
     pub(super) fn freed(&self, id: BackendId) -> Op<A> {
         let generation = self.mirror.generations.get(&id).copied().unwrap_or(0);
-        Op::PutBackend(id, no_backend(generation))
+        let mut free = no_backend(generation);
+        if let Some(backend) = self.mirror.backends.get(&id) {
+            // Address and port stay, so that a reader of before sees a whole backend or a free one: an
+            // element is written word by word.
+            (free.addr, free.port) = (backend.addr, backend.port);
+        }
+        Op::PutBackend(id, free)
     }
 }
 

@@ -175,6 +175,13 @@ impl<A: Family> Planner<A> {
             return Err(PlanError::NeedsGrace);
         }
         let error = || full(A::MAPS.slots, self.capacities.slots);
+        let longest = self.slots.longest();
+        if longest < wanted
+            && let Some(range) = self.still_good(key, list, &slots)
+            && range.len() >= longest
+        {
+            return Ok((range, Some(error())));
+        }
         let taken = self.slots.take_up_to(wanted).ok_or_else(error)?;
         if let Some(port) = self.ports.get_mut(key) {
             port.pending.extents.push(taken);
@@ -187,6 +194,21 @@ impl<A: Family> Planner<A> {
 
     /// The list that readers see, if it has exactly these slots.
     fn published(&self, key: &PortKey, list: List, slots: &[Slot<A>]) -> Option<ListRange> {
+        let (range, run) = self.seen(key, list)?;
+        (run == slots).then_some(range)
+    }
+
+    /// The list that readers see, if each of its slots is still wanted: better than a shorter one.
+    fn still_good(&self, key: &PortKey, list: List, slots: &[Slot<A>]) -> Option<ListRange> {
+        let (range, run) = self.seen(key, list)?;
+        let wanted: BTreeMap<BackendId, &Slot<A>> =
+            slots.iter().map(|slot| (slot.backend, slot)).collect();
+        let is_wanted = |slot: &Slot<A>| wanted.get(&slot.backend) == Some(&slot);
+        run.iter().all(is_wanted).then_some(range)
+    }
+
+    /// The list that readers see, and its slots.
+    fn seen(&self, key: &PortKey, list: List) -> Option<(ListRange, &[Slot<A>])> {
         let port = self.ports.get(key)?;
         let range = self.mirror.services.get(&port.id)?.list(list);
         let extent = Extent {
@@ -194,7 +216,7 @@ impl<A: Family> Planner<A> {
             len: range.len(),
         };
         let run = self.mirror.runs.get(&extent.base)?;
-        (port.owned.contains(&extent) && run == slots).then_some(range)
+        (port.owned.contains(&extent)).then_some((range, run.as_slice()))
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lb_common::net::BePort;
 
 use crate::{
-    maps::{LbMaps, MapError},
+    maps::{LbMaps, MapError, Op},
     model::ObjectKey,
     plan::{Family, Plan, PlanError, Planner, PortImage, PortKey},
 };
@@ -80,11 +80,7 @@ impl<A: Family, M: LbMaps<A>> Half<A, M> {
         for conflict in &plan.conflicts {
             tracing::warn!("{conflict}");
         }
-        for op in &plan.ops {
-            self.maps.apply(op)?;
-            self.planner.note(op);
-        }
-        self.rests |= !plan.ops.is_empty();
+        self.apply(&plan.ops)?;
         let refused: BTreeSet<String> = plan
             .refused
             .iter()
@@ -118,11 +114,18 @@ impl<A: Family, M: LbMaps<A>> Half<A, M> {
     /// The maps cannot be read or written.
     pub fn repair(&mut self) -> Result<usize, MapError> {
         let drift = self.planner.drift(&self.maps.read()?);
-        for op in &drift.ops {
+        self.apply(&drift.ops)?;
+        Ok(drift.entries)
+    }
+
+    /// In order, up to the first that fails.
+    fn apply(&mut self, ops: &[Op<A>]) -> Result<(), MapError> {
+        for op in ops {
             self.maps.apply(op)?;
+            self.rests = true;
             self.planner.note(op);
         }
-        Ok(drift.entries)
+        Ok(())
     }
 
     /// The planner, to ask.

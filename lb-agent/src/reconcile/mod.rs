@@ -24,6 +24,7 @@ use crate::{
     config::{Config, Source},
     maps::kernel::KernelMaps,
     model::{Changes, Event, Kind, ObjectKey, Store},
+    netns_watch,
     plan::{self, Facts, compile, ranges},
 };
 use half::spans;
@@ -56,6 +57,10 @@ pub struct Reconciler {
     pending: Changes,
     retry: Retry,
     is_complete: bool,
+    /// Services whose source ranges need the address of a pod.
+    mixed: BTreeSet<ObjectKey>,
+    /// All namespaces have been looked at in this round.
+    has_scanned: bool,
     /// Nothing is left of an earlier agent that belongs to nobody.
     is_swept: bool,
     /// Until then the first write waits for this node's object; manifests need not have one.
@@ -85,6 +90,8 @@ impl Reconciler {
             retry: Retry::default(),
             is_complete: false,
             is_swept: false,
+            mixed: BTreeSet::new(),
+            has_scanned: false,
             node_until: match &config.source {
                 Source::Kubernetes { .. } => Some(Instant::now() + NODE_PATIENCE),
                 Source::Manifests(_) => None,
@@ -118,11 +125,17 @@ impl Reconciler {
         is_ready && (!self.is_complete || !self.pending.is_empty() || self.retry.is_due(now))
     }
 
+    fn knows_node(&self) -> bool {
+        self.store
+            .node()
+            .is_some_and(|node| !node.addresses.is_empty())
+    }
+
     /// Without this node's object neither its zone nor its addresses are known: a start that went on
     /// without would change what an earlier agent wrote, and change it back (rules 95 and 133).
     fn waits_for_node(&self, now: Instant) -> bool {
         let waits = self.node_until.is_some_and(|until| now < until);
-        waits && !self.is_complete && self.store.node().is_none()
+        waits && !self.is_complete && !self.knows_node()
     }
 
     /// When to look again though no news come.
@@ -158,10 +171,22 @@ impl Reconciler {
         &self.settings
     }
 
+    /// Have connected UDP sockets from before the hooks been ended?
+    pub fn is_stale_udp_done(&self) -> bool {
+        self.settings.state().stale_udp_done != 0
+    }
+
+    /// Notes that they have, for the next agent, too.
+    pub fn set_stale_udp_done(&mut self, is_done: bool) {
+        self.settings
+            .say(|state| state.stale_udp_done = u32::from(is_done));
+    }
+
     /// Writes what changed. NodePorts first widen, so that none is dialled before it is looked for;
     /// ranges that refuse come last, so that no known address is refused.
     pub fn round(&mut self) -> Round {
         let start = Instant::now();
+        self.has_scanned = false;
         let mut changes = std::mem::take(&mut self.pending);
         if changes.facts || !self.is_complete {
             self.renew_facts(&mut changes);
@@ -201,10 +226,10 @@ impl Reconciler {
     fn conclude(&mut self, round: &Round) {
         let is_first = !self.is_complete;
         self.is_complete = true;
-        if is_first && self.node_until.is_some() && self.store.node().is_none() {
+        if is_first && self.node_until.is_some() && !self.knows_node() {
             tracing::warn!(
                 node = self.config.node_name,
-                "no Node of this name: going on without its zone and addresses; give the right name with --hostname-override"
+                "no Node of this name with addresses: going on without its zone and addresses; give the right name with --hostname-override"
             );
         }
         let (skipped, failed) = (count(self.skipped()), count(self.failed()));
@@ -252,7 +277,20 @@ impl Reconciler {
         let image6 = service
             .map(|s| compile::<Addr6>(s, &slices, &self.facts))
             .unwrap_or_default();
-        let needs_netns = needs_netns(&image4) || needs_netns(&image6);
+        let is_mixed = needs_netns(&image4) || needs_netns(&image6);
+        let becomes_mixed = if is_mixed {
+            self.mixed.insert(key.clone())
+        } else {
+            self.mixed.remove(key);
+            false
+        };
+        if becomes_mixed && !self.has_scanned {
+            // Known before a program asks, so that no client is refused for being unknown.
+            self.has_scanned = true;
+            if let Err(error) = netns_watch::scan(&self.config.bpffs_root) {
+                tracing::warn!(%error, "addresses of network namespaces could not be written");
+            }
+        }
         let results = [self.v4.put(key, &image4), self.v6.put(key, &image6)];
         let mut ops = 0;
         let mut errors = Vec::new();
@@ -266,7 +304,7 @@ impl Reconciler {
             true => self.retry.succeeded(key),
             false => self.retry.failed(key, &errors.join("; "), Instant::now()),
         }
-        (ops, needs_netns)
+        (ops, becomes_mixed)
     }
 
     fn sweep(&mut self) -> usize {
@@ -402,7 +440,11 @@ fn needs_netns<A: plan::Family>(
     images: &std::collections::BTreeMap<plan::PortKey, plan::PortImage<A>>,
 ) -> bool {
     let mut frontends = images.values().flat_map(|image| image.frontends.values());
-    frontends.any(|frontend| frontend.sources(Class::Pod) == SourceRule::Check)
+    frontends.any(|frontend| {
+        [Class::Pod, Class::Host]
+            .iter()
+            .any(|class| frontend.sources(*class) == SourceRule::Check)
+    })
 }
 
 fn concerns_cidrs(event: &Event) -> bool {

@@ -73,6 +73,7 @@ impl Settings {
                 started_ns: now_ns,
                 host_netns,
                 repaired: old.repaired,
+                stale_udp_done: old.stale_udp_done,
                 ..AgentState::default()
             },
         };
@@ -107,8 +108,8 @@ impl Settings {
     /// # Errors
     /// See [`SettingsError`].
     pub fn put_node_addrs(&mut self, facts: &Facts) -> Result<(), SettingsError> {
-        self.node_addrs4.put(facts)?;
-        self.node_addrs6.put(facts)?;
+        let (v4, v6) = (self.node_addrs4.put(facts), self.node_addrs6.put(facts));
+        v4.and(v6)?;
         Ok(())
     }
 
@@ -157,13 +158,18 @@ impl<A: Family> NodeAddrs<A> {
             .iter()
             .filter_map(|ip| A::from_ip(*ip))
             .collect();
-        for addr in wanted.difference(&self.held.clone()) {
-            self.map.put(addr, &1_u32, || format!("{addr:?}"))?;
-            self.held.insert(*addr);
-        }
         for addr in self.held.clone().difference(&wanted) {
             self.map.delete(addr, || format!("{addr:?}"))?;
             self.held.remove(addr);
+        }
+        // Where not all fit, the primary address is the one that must.
+        let primary = facts.family::<A>().primary.and_then(A::from_ip);
+        let first = wanted.iter().filter(|addr| Some(**addr) == primary);
+        for addr in first.chain(&wanted) {
+            if !self.held.contains(addr) {
+                self.map.put(addr, &1_u32, || format!("{addr:?}"))?;
+                self.held.insert(*addr);
+            }
         }
         Ok(())
     }
