@@ -32,6 +32,10 @@ pub fn trials() -> Vec<Trial> {
             service_and_others,
         ),
         case("a_socket_connected_anew_shows_its_new_peer", connected_anew),
+        case(
+            "a_connected_socket_that_names_its_service_stays_with_its_backend",
+            named_again,
+        ),
     ]
 }
 
@@ -152,6 +156,32 @@ fn service_and_others(lab: &Lab) -> Result<()> {
                 "asked {to}, the answer shows {}",
                 answer.peer
             );
+        }
+        Ok(())
+    })
+}
+
+/// The kernel delivers to a connected socket from its peer alone: another backend's answer would be lost.
+fn named_again(lab: &Lab) -> Result<()> {
+    let (node, client, _pods) = twins(lab, 2)?;
+    let _agent = node.agent(&[])?;
+    let (v4, v6): (SocketAddr, SocketAddr) = (DNS4.parse()?, DNS6.parse()?);
+    client.exec(|| {
+        for (to, dial) in [
+            (v4, Dial::udp(v4)),
+            (v6, Dial::udp(v6)),
+            (v4, Dial::udp(v4).mapped()),
+        ] {
+            for _ in 0..6 {
+                let socket = dial.open()?;
+                let name = peer_of(&socket)?;
+                socket.send_to(b"hello", &name.into())?;
+                let (_, from) = receive(&socket)?;
+                ensure!(
+                    from.ip().to_canonical() == to.ip(),
+                    "sent to {to} on a socket connected to it, the answer shows {from}"
+                );
+            }
         }
         Ok(())
     })

@@ -44,6 +44,8 @@ fn on_loopback(lab: &Lab) -> Result<()> {
     for address in LOOPBACKS {
         answers(&web.node.host, address)?;
     }
+    let to = unspecified(SocketAddr::new(LOOPBACKS[0], 30080));
+    ensure!(!who(&web.node.host, &Dial::tcp(to), 1)?.is_empty(), "{to}");
     answers(&web.node.host, "127.1.2.3".parse()?)
 }
 
@@ -57,6 +59,15 @@ fn host_network_pod(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// 0.0.0.0 or [::], which the kernel takes for loopback only after the hooks have run.
+fn unspecified(loopback: SocketAddr) -> SocketAddr {
+    let address: IpAddr = match loopback {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    SocketAddr::new(address, loopback.port())
+}
+
 /// A server on the pod's own loopback, on the very port, is what the pod must reach.
 fn pods_loopback(lab: &Lab) -> Result<()> {
     let web = web(lab)?;
@@ -67,8 +78,10 @@ fn pods_loopback(lab: &Lab) -> Result<()> {
         let _own = web
             .client
             .serve_with(&ServeOptions::new(&[to]).named("own"))?;
-        for dial in [Dial::tcp(to), Dial::udp(to), Dial::udp(to).unconnected()] {
-            ensure!(who(&web.client, &dial, 1)? == ["own"], "{dial}");
+        for to in [to, unspecified(to)] {
+            for dial in [Dial::tcp(to), Dial::udp(to), Dial::udp(to).unconnected()] {
+                ensure!(who(&web.client, &dial, 1)? == ["own"], "{dial}");
+            }
         }
     }
     Ok(())
@@ -84,7 +97,9 @@ fn switched_off(lab: &Lab) -> Result<()> {
             .node
             .host
             .serve_with(&ServeOptions::new(&[to]).named("own"))?;
-        ensure!(who(&web.node.host, &Dial::tcp(to), 1)? == ["own"]);
+        for to in [to, unspecified(to)] {
+            ensure!(who(&web.node.host, &Dial::tcp(to), 1)? == ["own"], "{to}");
+        }
     }
     Ok(())
 }
