@@ -161,4 +161,5 @@ fn clock_and_cookie() {
     });
     assert_ne!(here, there.join().expect("the thread's word is above"));
     sys::membarrier().expect("a grace period");
+    sys::grace_by_map_of_maps().expect("the same without membarrier's command");
 }

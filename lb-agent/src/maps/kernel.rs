@@ -245,6 +245,6 @@ impl<A: Family> LbMaps<A> for KernelMaps<A> {
     }
 
     fn wait_for_readers(&mut self) -> Result<(), MapError> {
-        sys::membarrier().map_err(kernel(A::MAPS.slots, "wait for readers of", ""))
+        sys::wait_for_programs().map_err(kernel(A::MAPS.slots, "wait for readers of", ""))
     }
 }

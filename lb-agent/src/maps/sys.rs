@@ -34,6 +34,8 @@ use tokio::io::{Interest, unix::AsyncFd};
 const BPF_F_REPLACE: u32 = 4;
 /// Programs that one cgroup hook may run, its ancestors' included: the kernel allows 64 a cgroup.
 const MAX_EFFECTIVE: usize = 1024;
+/// BPF_MAP_TYPE_ARRAY_OF_MAPS
+const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 /// MEMBARRIER_CMD_GLOBAL
 const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
 
@@ -494,6 +496,42 @@ pub fn membarrier() -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// Waits for an RCU grace period by whichever way this kernel has.
+///
+/// # Errors
+/// As the kernel says.
+pub fn wait_for_programs() -> io::Result<()> {
+    match membarrier() {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => grace_by_map_of_maps(),
+        waited => waited,
+    }
+}
+
+/// The way of kernels without membarrier's command: a write to a map of maps returns only after a grace
+/// period (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c).
+///
+/// # Errors
+/// EPERM: CAP_BPF is missing.
+pub fn grace_by_map_of_maps() -> io::Result<()> {
+    let key = 0_u32;
+    let inner = create_map(MapType::Array, 4, 4, 1, 0)?;
+    let inner_fd = raw(inner.as_fd());
+    let mut a = attr();
+    a.__bindgen_anon_1.map_type = BPF_MAP_TYPE_ARRAY_OF_MAPS;
+    a.__bindgen_anon_1.key_size = 4;
+    a.__bindgen_anon_1.value_size = 4;
+    a.__bindgen_anon_1.max_entries = 1;
+    a.__bindgen_anon_1.inner_map_fd = inner_fd;
+    // SAFETY: no pointers.
+    let outer = owned(unsafe { sys_bpf(bpf_cmd::BPF_MAP_CREATE, &mut a) }?)?;
+    let mut a = attr();
+    a.__bindgen_anon_2.map_fd = raw(outer.as_fd());
+    a.__bindgen_anon_2.key = address(&raw const key);
+    a.__bindgen_anon_2.__bindgen_anon_1.value = address(&raw const inner_fd);
+    // SAFETY: key and value are live and have four bytes each, as the map was made.
+    unsafe { sys_bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut a) }.map(drop)
 }
 
 /// Nanoseconds since boot, suspended time included (CLOCK_BOOTTIME): the clock of the maps.

@@ -95,7 +95,7 @@ impl Settings {
         if *config == self.config {
             return Ok(());
         }
-        sys::membarrier()?;
+        sys::wait_for_programs()?;
         let next = 1 - self.state.active_config;
         self.config_map.put(&next, config, || next.to_string())?;
         self.config = *config;

@@ -222,7 +222,7 @@ fn batches() -> Feature {
 
 fn grace_period() -> Feature {
     let result = sys::membarrier().map(|()| "tried".to_owned());
-    let cost = "with nohz_full the kernel has none: freed ids rest for a fixed time instead";
+    let cost = "with nohz_full the kernel has none: a write to a map of maps waits instead";
     Feature::tried(
         "membarrier(MEMBARRIER_CMD_GLOBAL)",
         Need::Useful,
