@@ -33,6 +33,9 @@ use retry::Retry;
 /// How long a start waits for this node's object, as kube-proxy 1.36 does.
 const NODE_PATIENCE: Duration = Duration::from_secs(30);
 
+/// Pause before settings that could not be written are tried again.
+const SETTINGS_PAUSE: Duration = Duration::from_secs(5);
+
 /// What one round did, for metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Round {
@@ -65,6 +68,8 @@ pub struct Reconciler {
     is_swept: bool,
     /// Until then the first write waits for this node's object; manifests need not have one.
     node_until: Option<Instant>,
+    /// Settings or addresses of this node could not be written: when to try again.
+    settings_retry: Option<Instant>,
     /// ServiceCIDRs have changed since the last round.
     cidrs_changed: bool,
     /// What the settings cannot hold, said already.
@@ -96,6 +101,7 @@ impl Reconciler {
                 Source::Kubernetes { .. } => Some(Instant::now() + NODE_PATIENCE),
                 Source::Manifests(_) => None,
             },
+            settings_retry: None,
             cidrs_changed: false,
             warnings: BTreeSet::new(),
             config,
@@ -122,7 +128,11 @@ impl Reconciler {
     pub fn is_due(&self) -> bool {
         let now = Instant::now();
         let is_ready = self.store.is_synced() && !self.waits_for_node(now);
-        is_ready && (!self.is_complete || !self.pending.is_empty() || self.retry.is_due(now))
+        is_ready
+            && (!self.is_complete
+                || !self.pending.is_empty()
+                || self.retry.is_due(now)
+                || self.settings_retry.is_some_and(|at| at <= now))
     }
 
     fn knows_node(&self) -> bool {
@@ -143,7 +153,8 @@ impl Reconciler {
         let node = self
             .node_until
             .filter(|_| !self.is_complete && self.store.is_synced());
-        self.retry.next().into_iter().chain(node).min()
+        let retries = self.retry.next().into_iter().chain(self.settings_retry);
+        retries.chain(node).min()
     }
 
     /// Has everything that the first lists named been written?
@@ -190,6 +201,11 @@ impl Reconciler {
         let mut changes = std::mem::take(&mut self.pending);
         if changes.facts || !self.is_complete {
             self.renew_facts(&mut changes);
+        }
+        if self.settings_retry.take_if(|at| *at <= start).is_some() {
+            self.put_node_addrs();
+            self.cidrs_changed = true;
+            changes.ranges = true;
         }
         if !self.is_complete {
             changes
@@ -262,8 +278,13 @@ impl Reconciler {
             .services
             .extend(self.store.services().map(|service| service.key.clone()));
         changes.ranges = true;
+        self.put_node_addrs();
+    }
+
+    fn put_node_addrs(&mut self) {
         if let Err(error) = self.settings.put_node_addrs(&self.facts) {
-            tracing::error!(%error, "addresses of this node could not be written; tried again with the next full check");
+            tracing::error!(%error, again_in = ?SETTINGS_PAUSE, "not every address of this node answers NodePorts");
+            self.settings_retry = Some(Instant::now() + SETTINGS_PAUSE);
         }
     }
 
@@ -391,7 +412,8 @@ impl Reconciler {
 
     fn put_config(&mut self, config: &ProgramConfig) {
         if let Err(error) = self.settings.put_config(config) {
-            tracing::error!(%error, "settings could not be written; tried again with the next full check");
+            tracing::error!(%error, again_in = ?SETTINGS_PAUSE, "settings could not be written, the old ones stay in force");
+            self.settings_retry = Some(Instant::now() + SETTINGS_PAUSE);
         }
     }
 
