@@ -60,6 +60,10 @@ pub struct Config {
     pub endpoints: EndpointsSource,
     /// This node's name (rule 132).
     pub node_name: String,
+    /// `--bind-address`, if it is one address: this node's primary one of its family (rule 134).
+    pub bind_address: Option<std::net::IpAddr>,
+    /// Feature gate `AllowServiceExternalIPs` (rule 69): `spec.externalIPs` are served.
+    pub external_ips: bool,
     /// `--cluster-cidr`, at most one per family.
     pub cluster_cidrs: Vec<IpNet>,
     /// How pods are told from others.

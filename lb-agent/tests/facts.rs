@@ -93,6 +93,19 @@ fn node_ports_answer_where_the_list_says() {
 }
 
 #[test]
+fn a_bind_address_is_the_primary_one_of_its_family() {
+    let config = Config {
+        bind_address: Some(ip("192.0.2.77")),
+        ..config()
+    };
+    let facts = Facts::new(&config, Some(&node()), &hosts());
+    let primary4 = facts.family::<Addr4>().primary;
+    assert_eq!(primary4, Some(ip("192.0.2.77")), "rule 134");
+    let primary6 = facts.family::<Addr6>().primary;
+    assert_eq!(primary6, Some(ip("2001:db8::1")), "of the other family");
+}
+
+#[test]
 fn the_primary_address_is_the_nodes_then_the_hosts_then_none() {
     let primary = |node: Option<&Node>, hosts: &BTreeSet<IpAddr>| {
         let facts = Facts::new(&config(), node, hosts);

@@ -126,6 +126,8 @@ fn config(root: &Path) -> Config {
         source: Source::Manifests(PathBuf::new()),
         endpoints: EndpointsSource::Slices,
         node_name: NODE.into(),
+        bind_address: None,
+        external_ips: true,
         cluster_cidrs: Vec::new(),
         detect_local: DetectLocal::ClusterCidr,
         nodeport_addresses: NodePortAddresses {

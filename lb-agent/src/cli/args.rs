@@ -171,6 +171,13 @@ pub struct RunArgs {
     /// Where NodePorts answer: CIDRs, `primary`, `localhost`, `all` [default: primary]
     #[arg(long, value_name = "LIST", help_heading = "Services")]
     pub nodeport_addresses: Option<String>,
+    /// This node's primary address, in place of its Node object's; all zeros: none [default: 0.0.0.0]
+    #[arg(long, value_name = "ADDR", help_heading = "Services")]
+    pub bind_address: Option<String>,
+    /// Feature gates, NAME=BOOL: AllowServiceExternalIPs=false leaves externalIPs unserved; others say
+    /// nothing here
+    #[arg(long, value_name = "LIST", help_heading = "Services")]
+    pub feature_gates: Option<String>,
     /// NodePorts answer on 127.0.0.0/8 and ::1 of the host [default: true, unless
     /// --nodeport-addresses is given and holds no loopback]
     #[arg(long, visible_alias = "iptables-localhost-nodeports", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Services")]

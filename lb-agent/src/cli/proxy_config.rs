@@ -16,6 +16,8 @@ const KIND: &str = "KubeProxyConfiguration";
 pub struct ProxyConfig {
     pub kubeconfig: Option<String>,
     pub hostname_override: Option<String>,
+    pub bind_address: Option<String>,
+    pub external_ips: Option<bool>,
     pub cluster_cidr: Option<String>,
     pub detect_local_mode: Option<String>,
     pub pod_bridge_interface: Option<String>,
@@ -112,6 +114,8 @@ impl ProxyConfig {
         Ok(Self {
             kubeconfig: reader.text("clientConnection.kubeconfig")?,
             hostname_override: reader.text("hostnameOverride")?,
+            bind_address: reader.text("bindAddress")?,
+            external_ips: reader.boolean("featureGates.AllowServiceExternalIPs")?,
             cluster_cidr: reader.text("clusterCIDR")?,
             detect_local_mode: reader.text("detectLocalMode")?,
             pod_bridge_interface: reader.text("detectLocal.bridgeInterface")?,
@@ -226,7 +230,9 @@ mod tests {
         let text = format!(
             "{HEAD}\
 clientConnection: {{kubeconfig: /var/lib/kube-proxy/kubeconfig.conf, qps: 0}}
+bindAddress: 192.0.2.1
 clusterCIDR: 10.244.0.0/16,fd00:10:244::/56
+featureGates: {{AllowServiceExternalIPs: false}}
 detectLocalMode: BridgeInterface
 detectLocal: {{bridgeInterface: cni0, interfaceNamePrefix: \"\"}}
 healthzBindAddress: \"\"
@@ -243,6 +249,8 @@ nodePortAddresses: [primary, localhost]
             ProxyConfig {
                 kubeconfig: Some("/var/lib/kube-proxy/kubeconfig.conf".into()),
                 hostname_override: Some("node-a".into()),
+                bind_address: Some("192.0.2.1".into()),
+                external_ips: Some(false),
                 cluster_cidr: Some("10.244.0.0/16,fd00:10:244::/56".into()),
                 detect_local_mode: Some("BridgeInterface".into()),
                 pod_bridge_interface: Some("cni0".into()),
@@ -260,12 +268,12 @@ nodePortAddresses: [primary, localhost]
     #[test]
     fn fields_without_use_here_are_named_when_they_hold_a_value() {
         let text = format!(
-            "{HEAD}mode: ipvs\nbindAddress: 0.0.0.0\nenableProfiling: false\nconntrack: {{min: null, maxPerCore: 5}}\nipvs: {{syncPeriod: 0s}}\n"
+            "{HEAD}mode: ipvs\nbindAddress: 0.0.0.0\nfeatureGates: {{Other: true}}\nenableProfiling: false\nconntrack: {{min: null, maxPerCore: 5}}\nipvs: {{syncPeriod: 0s}}\n"
         );
         let config = ProxyConfig::parse(&text, "f").expect("a good file");
         assert_eq!(
             config.unused,
-            ["bindAddress", "conntrack.maxPerCore", "mode"]
+            ["conntrack.maxPerCore", "featureGates.Other", "mode"]
         );
     }
 

@@ -78,7 +78,7 @@ fn bad(flag: &'static str, value: &str, remedy: &'static str) -> SettingsError {
 pub fn settings(args: &RunArgs) -> Result<(Config, Vec<String>), SettingsError> {
     let mut warnings = Vec::new();
     let wanted = match &args.config {
-        None => from_flags(args),
+        None => from_flags(args)?,
         Some(path) => {
             let file = ProxyConfig::read(path)?;
             warn_of_config(args, &file, &mut warnings);
@@ -113,6 +113,8 @@ pub fn settings(args: &RunArgs) -> Result<(Config, Vec<String>), SettingsError> 
                 .or(wanted.hostname_override.as_deref())
                 .unwrap_or_default(),
         )?,
+        bind_address: primary_address(wanted.bind_address.as_deref().unwrap_or_default())?,
+        external_ips: wanted.external_ips.unwrap_or(true),
         cluster_cidrs,
         detect_local,
         localhost4: localhost(IpAddr::V4(Ipv4Addr::LOCALHOST)),
@@ -146,14 +148,46 @@ pub fn settings(args: &RunArgs) -> Result<(Config, Vec<String>), SettingsError> 
     Ok((config, warnings))
 }
 
-fn from_flags(args: &RunArgs) -> ProxyConfig {
+/// `--bind-address`: every address, the default, says nothing of this node's own.
+fn primary_address(text: &str) -> Result<Option<IpAddr>, SettingsError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let address: IpAddr =
+        (text.parse()).map_err(|_| bad("--bind-address", text, "give one IP address"))?;
+    Ok(Some(address).filter(|address| !address.is_unspecified()))
+}
+
+/// The one gate that means something here; all must be well-formed.
+fn external_ips(gates: &str) -> Result<Option<bool>, SettingsError> {
+    let mut found = None;
+    for gate in gates
+        .split(',')
+        .map(str::trim)
+        .filter(|gate| !gate.is_empty())
+    {
+        let parsed = gate
+            .split_once('=')
+            .and_then(|(name, value)| Some((name, value.parse().ok()?)));
+        let (name, value) =
+            parsed.ok_or_else(|| bad("--feature-gates", gate, "write NAME=true or NAME=false"))?;
+        if name == "AllowServiceExternalIPs" {
+            found = Some(value);
+        }
+    }
+    Ok(found)
+}
+
+fn from_flags(args: &RunArgs) -> Result<ProxyConfig, SettingsError> {
     let path = |path: &PathBuf| path.to_string_lossy().into_owned();
     let mode = |mode: DetectLocalMode| {
         let value = mode.to_possible_value();
         value.map_or_else(String::new, |v| v.get_name().to_owned())
     };
-    ProxyConfig {
+    Ok(ProxyConfig {
         kubeconfig: args.kubeconfig.as_ref().map(path),
+        bind_address: args.bind_address.clone(),
+        external_ips: external_ips(args.feature_gates.as_deref().unwrap_or_default())?,
         hostname_override: args.hostname_override.clone(),
         cluster_cidr: args.cluster_cidr.clone(),
         detect_local_mode: args.detect_local_mode.map(mode),
@@ -165,7 +199,7 @@ fn from_flags(args: &RunArgs) -> ProxyConfig {
         masquerade_all: args.masquerade_all,
         localhost_node_ports: None,
         unused: Vec::new(),
-    }
+    })
 }
 
 /// As kube-proxy: beside `--config` its own flags do not count.
@@ -177,6 +211,8 @@ fn warn_of_config(args: &RunArgs, file: &ProxyConfig, warnings: &mut Vec<String>
     }
     for (flag, is_given) in [
         ("--kubeconfig", args.kubeconfig.is_some()),
+        ("--bind-address", args.bind_address.is_some()),
+        ("--feature-gates", args.feature_gates.is_some()),
         ("--cluster-cidr", args.cluster_cidr.is_some()),
         ("--nodeport-addresses", args.nodeport_addresses.is_some()),
         ("--masquerade-all", args.masquerade_all.is_some()),
@@ -435,6 +471,35 @@ mod tests {
             let want = NodePortAddresses { primary, cidrs };
             assert_eq!(nodeport_addresses(list).expect(name), want, "{name}");
         }
+    }
+
+    #[test]
+    fn one_bind_address_is_the_primary_one_and_all_zeros_are_none() {
+        let one = "192.0.2.1".parse().ok();
+        for (text, want) in [
+            ("", None),
+            ("0.0.0.0", None),
+            ("::", None),
+            ("192.0.2.1", one),
+        ] {
+            assert_eq!(primary_address(text).expect(text), want, "{text}");
+        }
+        let error = primary_address("eth0").expect_err("a name");
+        assert!(error.to_string().contains("--bind-address eth0"), "{error}");
+    }
+
+    #[test]
+    fn of_the_feature_gates_that_of_external_ips_counts() {
+        for (text, want) in [
+            ("", None),
+            ("AllowServiceExternalIPs=false", Some(false)),
+            ("Other=true, AllowServiceExternalIPs=true", Some(true)),
+            ("Other=false", None),
+        ] {
+            assert_eq!(external_ips(text).expect(text), want, "{text}");
+        }
+        assert!(external_ips("AllowServiceExternalIPs").is_err());
+        assert!(external_ips("AllowServiceExternalIPs=maybe").is_err());
     }
 
     #[test]

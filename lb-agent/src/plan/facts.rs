@@ -95,7 +95,8 @@ impl FamilyFacts {
             .copied()
             .collect();
         let host: BTreeSet<IpAddr> = host_addrs.iter().copied().filter(is_ours).collect();
-        let primary = (told.first().copied())
+        let primary = (config.bind_address.filter(is_ours))
+            .or_else(|| told.first().copied())
             .or_else(|| host.iter().copied().find(|ip| !is_link_local(ip)))
             .or_else(|| host.first().copied());
         let (cluster, pods) = (of_family(&config.cluster_cidrs), of_family(pod_cidrs));

@@ -5,6 +5,7 @@ mod retry;
 mod settings;
 
 use std::{
+    borrow::Cow,
     collections::BTreeSet,
     net::IpAddr,
     path::PathBuf,
@@ -23,7 +24,7 @@ pub use settings::{Settings, SettingsError};
 use crate::{
     config::{Config, Source},
     maps::kernel::KernelMaps,
-    model::{Changes, Event, Kind, ObjectKey, Store},
+    model::{Changes, Event, Kind, ObjectKey, Service, Store},
     netns_watch,
     plan::{self, Facts, compile, ranges},
 };
@@ -290,7 +291,8 @@ impl Reconciler {
 
     /// One Service in both families.
     fn put(&mut self, key: &ObjectKey) -> (usize, bool) {
-        let service = self.store.service(key);
+        let served = self.store.service(key).map(|service| self.gated(service));
+        let service = served.as_deref();
         let slices = self.store.slices_of(key);
         let image4 = service
             .map(|s| compile::<Addr4>(s, &slices, &self.facts))
@@ -326,6 +328,16 @@ impl Reconciler {
             false => self.retry.failed(key, &errors.join("; "), Instant::now()),
         }
         (ops, becomes_mixed)
+    }
+
+    /// Without externalIPs where the gate is closed (rule 69).
+    fn gated<'a>(&self, service: &'a Service) -> Cow<'a, Service> {
+        if self.config.external_ips || service.external_ips.is_empty() {
+            return Cow::Borrowed(service);
+        }
+        let mut gated = service.clone();
+        gated.external_ips.clear();
+        Cow::Owned(gated)
     }
 
     fn sweep(&mut self) -> usize {

@@ -163,6 +163,8 @@ pub fn config() -> Config {
         source: Source::Manifests(PathBuf::new()),
         endpoints: EndpointsSource::Slices,
         node_name: NODE.into(),
+        bind_address: None,
+        external_ips: true,
         cluster_cidrs: Vec::new(),
         detect_local: DetectLocal::ClusterCidr,
         nodeport_addresses: NodePortAddresses::default(),

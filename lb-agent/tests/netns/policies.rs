@@ -24,6 +24,7 @@ pub fn trials() -> Vec<Trial> {
             "a_load_balancer_address_and_an_external_ip_are_served_on_the_node",
             load_balancer,
         ),
+        case("a_closed_gate_leaves_external_ips_unserved", gated),
         case("an_ingress_with_ip_mode_proxy_is_not_served", proxy_mode),
         case("a_load_balancer_status_may_come_and_go", status_later),
         case(
@@ -110,6 +111,22 @@ pub fn external() -> ServiceManifest {
 
 pub fn plain() -> ServiceManifest {
     svc("ns/web").cluster_ip("10.96.0.10").tcp(80)
+}
+
+/// Rule 69. Nothing is dialled: an address that nobody serves would leave the node.
+fn gated(lab: &Lab) -> Result<()> {
+    let two = Two::new(lab)?;
+    two.publish(external(), [two.local()])?;
+    let listed = |agent_args: &[&str]| -> Result<String> {
+        let _agent = two.node.agent(agent_args)?;
+        let output = two.node.cli(&["service", "get", "ns/web", "-o", "json"])?;
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    ensure!(listed(&[])?.contains("198.51.100.8"));
+    let closed = listed(&["--feature-gates", "AllowServiceExternalIPs=false"])?;
+    ensure!(!closed.contains("198.51.100.8"), "{closed}");
+    ensure!(closed.contains("198.51.100.7"), "{closed}");
+    Ok(())
 }
 
 fn load_balancer(lab: &Lab) -> Result<()> {
