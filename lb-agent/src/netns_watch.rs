@@ -25,24 +25,26 @@ const SCAN_PAUSE: Duration = Duration::from_secs(1);
 /// How long addresses are believed.
 const REFRESH: Duration = Duration::from_secs(30);
 
-/// Answers until nobody asks any more: `unknown` are namespaces that a program met, `scans` ask for
-/// every namespace that can be found.
+/// Answers until nobody asks any more: `unknown` are namespaces that a program met; from the first of
+/// those or of `wanted` on, all that can be found are looked at again from time to time.
 ///
 /// # Errors
 /// Nobody asks any more, or a lookup was broken off.
 pub async fn run(
     bpffs_root: PathBuf,
     mut unknown: mpsc::Receiver<Event>,
-    mut scans: mpsc::Receiver<()>,
+    mut wanted: mpsc::Receiver<()>,
 ) -> anyhow::Result<()> {
     let mut refresh = None;
     let mut scanned: Option<Instant> = None;
     loop {
         let met = tokio::select! {
             event = unknown.recv() => Some(event.context("nobody reports network namespaces any more")?),
-            scan = scans.recv() => {
-                scan.context("nobody asks for network namespaces any more")?;
-                None
+            asked = wanted.recv() => {
+                asked.context("nobody asks for network namespaces any more")?;
+                // Who asks has looked at all of them; from now on they are kept up to date.
+                refresh = Some(Instant::now() + REFRESH);
+                continue;
             }
             () = sleep_until(refresh.unwrap_or_else(Instant::now)), if refresh.is_some() => None,
         };

@@ -53,13 +53,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let reconciler = Reconciler::adopt(config.clone(), host_netns)?;
     let state = Arc::new(State::default());
     let (unknown, met) = mpsc::channel(64);
-    // One scan on its way is enough.
-    let (scan, scans) = mpsc::channel(1);
+    // One word is enough: it says that namespaces matter.
+    let (netns_wanted, wanted) = mpsc::channel(1);
 
     let mut tasks = JoinSet::new();
     tasks.spawn(serve(Arc::clone(&state), servers(&config)));
     tasks.spawn(follow_events(config.bpffs_root.clone(), unknown));
-    tasks.spawn(netns_watch::run(config.bpffs_root.clone(), met, scans));
+    tasks.spawn(netns_watch::run(config.bpffs_root.clone(), met, wanted));
     tasks.spawn(signals());
     let source = Source::start(&config.source, config.endpoints, &config.node_name).await?;
     tasks.spawn(control(Control {
@@ -68,7 +68,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         reconciler,
         source,
         state,
-        scan,
+        netns_wanted,
     }));
     let first = tasks.join_next().await.context("nothing to do")?;
     first.context("a part of the agent was broken off")?
@@ -111,7 +111,7 @@ struct Control {
     reconciler: Reconciler,
     source: Source,
     state: Arc<State>,
-    scan: mpsc::Sender<()>,
+    netns_wanted: mpsc::Sender<()>,
 }
 
 /// Takes news, writes, tries again, compares.
@@ -187,8 +187,8 @@ impl Control {
         }
         self.state.set_failed(self.reconciler.failed());
         if round.needs_netns {
-            // A full channel means that a scan is on its way already.
-            let _asked = self.scan.try_send(());
+            // A full channel means that the word is on its way already.
+            let _asked = self.netns_wanted.try_send(());
         }
         if is_first { self.attach() } else { Ok(()) }
     }

@@ -127,11 +127,6 @@ impl<A: Family, M: LbMaps<A>> Half<A, M> {
         }
         Ok(())
     }
-
-    /// The planner, to ask.
-    pub fn planner(&self) -> &Planner<A> {
-        &self.planner
-    }
 }
 
 /// Is every NodePort of the list between these two?

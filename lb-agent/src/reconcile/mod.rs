@@ -46,7 +46,7 @@ pub struct Round {
     pub ops: usize,
     /// How long it took.
     pub took: Duration,
-    /// Some pod's address decides about source ranges: namespaces must be known.
+    /// Source ranges of a Service have begun to need clients' addresses: namespaces must stay known.
     pub needs_netns: bool,
 }
 
@@ -161,11 +161,6 @@ impl Reconciler {
     /// Has everything that the first lists named been written?
     pub fn is_complete(&self) -> bool {
         self.is_complete
-    }
-
-    /// Kinds that have not been delivered.
-    pub fn awaited(&self) -> Vec<Kind> {
-        self.store.awaited().collect()
     }
 
     /// Objects that are skipped.
