@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
+use lb_common::track::Timeouts;
 
 use crate::maps::Capacities;
 
@@ -51,6 +52,59 @@ pub struct NodePortAddresses {
     pub cidrs: Vec<IpNet>,
 }
 
+/// How packets are translated on the node's devices.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Packets {
+    /// `--devices`: names and globs of the devices that packets are translated on; empty: those with an
+    /// address of the node or a way out.
+    pub devices: Vec<String>,
+    /// `--pod-devices`: globs of devices of workloads whose sockets are not this kernel's.
+    pub pod_devices: Vec<String>,
+    /// `--snat-ports`: ports of masqueraded flows, both ends included.
+    pub snat_ports: (u16, u16),
+    /// `--packet-mark-bit`: the bit of a packet's mark that says it is ours already, 0 to 31.
+    pub mark_bit: u8,
+    /// `--masquerade-local-backends`: towards backends of this node, too.
+    pub masquerade_local: bool,
+    /// `--no-redirect`: masqueraded packets go through the stack.
+    pub no_redirect: bool,
+    /// The address that nobody has, for packets through `lb0`, IPv4.
+    pub lb0_addr4: std::net::Ipv4Addr,
+    /// Likewise, IPv6.
+    pub lb0_addr6: std::net::Ipv6Addr,
+    /// How long idle flows live.
+    pub timeouts: Timeouts,
+}
+
+impl Packets {
+    /// The upper part of Linux's own ephemeral range (32768 to 60999), beyond every NodePort.
+    pub const SNAT_PORTS: (u16, u16) = (40_000, 60_999);
+    /// kube-proxy uses bits 14 and 15, the portmap plugin 13, Calico 16 and up, the AWS plugin 7; Cilium 8
+    /// to 11, with 0 to 7 and 16 and up as an identity.
+    pub const MARK_BIT: u8 = 12;
+    /// A link-local address that no host configures by itself.
+    pub const LB0_ADDR4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 42, 1);
+    /// Likewise, in a prefix of its own.
+    pub const LB0_ADDR6: std::net::Ipv6Addr =
+        std::net::Ipv6Addr::new(0xfd00, 0x6c62, 0, 0, 0, 0, 0, 0x2a01);
+}
+
+impl Default for Packets {
+    fn default() -> Self {
+        Self {
+            devices: Vec::new(),
+            pod_devices: Vec::new(),
+            snat_ports: Self::SNAT_PORTS,
+            mark_bit: Self::MARK_BIT,
+            masquerade_local: false,
+            no_redirect: false,
+            lb0_addr4: Self::LB0_ADDR4,
+            lb0_addr6: Self::LB0_ADDR6,
+            timeouts: Timeouts::DEFAULT,
+        }
+    }
+}
+
 /// Everything that `run` needs.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -88,8 +142,8 @@ pub struct Config {
     pub bpffs_root: PathBuf,
     /// Sizes of the maps.
     pub capacities: Capacities,
-    /// `--devices`: where packets will be translated; kept for a later version.
-    pub devices: Vec<String>,
+    /// Everything about packets.
+    pub packets: Packets,
     /// `--min-sync-period`: how long changes are gathered before they are applied.
     pub min_sync_period: Duration,
     /// `--full-check-period`: how often all maps are compared with what they should hold; zero: never.

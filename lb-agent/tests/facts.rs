@@ -301,7 +301,15 @@ fn node_ports_in_use_widen_the_default_range() {
 #[test]
 fn settings_carry_flags_namespace_and_both_families() {
     let store = store(&["172.30.0.0/16", "fd30::/112"], &[]);
-    let (made, warnings) = ranges::compile(&store, &plain(), 5, 77);
+    let (made, warnings) = ranges::compile(
+        &store,
+        &plain(),
+        &lb_common::config::Config {
+            flags: 5,
+            host_netns: 77,
+            ..Default::default()
+        },
+    );
     assert_eq!(
         (made.flags, made.host_netns, warnings),
         (5, 77, Vec::<String>::new())

@@ -44,6 +44,7 @@ const SMALL: Capacities = Capacities {
     slots: 16,
     backends: 16,
     sources: 16,
+    flows: 1024,
 };
 /// What the kernel keeps of a name.
 const NAME_MAX: usize = 15;

@@ -1,10 +1,14 @@
 //! Run-time settings of the programs.
 
-use crate::net::{Addr4, Addr6, Address, BePort};
+use crate::{
+    net::{Addr4, Addr6, Address, BePort},
+    track::Timeouts,
+};
 
 /// How many ranges a family may have.
 pub const MAX_RANGES: usize = 8;
-const NOWHERE: u32 = 8;
+/// No range's flags.
+const NOT_FOUND: u32 = u32::MAX;
 
 /// A range of addresses that belong to Services: both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -41,21 +45,28 @@ impl<A: Address> AddrRanges<A> {
             let is_in = self.len == 1 && addr.within(&first.lo, &first.hi);
             return is_in.then_some(first.flags);
         }
-        self.ranges
-            .get(self.position(addr) as usize)
-            .map(|range| range.flags)
+        match self.search(addr) {
+            NOT_FOUND => None,
+            flags => Some(flags),
+        }
     }
 
-    /// Index of the range that holds `addr`; [`MAX_RANGES`] where none does. Out of line, for the
-    /// comparisons are long.
+    /// Is `addr` in one of them?
+    #[inline(always)]
+    pub fn contains(&self, addr: &A) -> bool {
+        self.len != 0 && self.search(addr) != NOT_FOUND
+    }
+
+    /// Flags of the range that holds `addr`, or [`NOT_FOUND`]. Out of line, for the comparisons are long; and what
+    /// it returns is read from the map, for each number that the verifier knows it follows on its own.
     #[inline(never)]
-    fn position(&self, addr: &A) -> u32 {
-        for (i, range) in (0..self.len).zip(&self.ranges) {
+    fn search(&self, addr: &A) -> u32 {
+        for (_, range) in (0..self.len).zip(&self.ranges) {
             if addr.within(&range.lo, &range.hi) {
-                return i;
+                return range.flags;
             }
         }
-        NOWHERE
+        NOT_FOUND
     }
 }
 
@@ -76,6 +87,28 @@ pub struct Config {
     pub ranges4: AddrRanges<Addr4>,
     /// Service ranges, IPv6.
     pub ranges6: AddrRanges<Addr6>,
+    /// Addresses that the local-traffic detector takes for pods' (rule 81), IPv4.
+    pub pods4: AddrRanges<Addr4>,
+    /// Likewise, IPv6.
+    pub pods6: AddrRanges<Addr6>,
+    /// The address that nobody has, by which backends answer through `lb0`; unspecified: no `lb0`.
+    pub lb0_addr4: Addr4,
+    /// Likewise, IPv6.
+    pub lb0_addr6: Addr6,
+    /// Index of `lb0`; 0: none.
+    pub lb0: u32,
+    /// Its hardware address.
+    pub lb0_mac: [u8; 6],
+    /// Lowest port for masqueraded flows, network order.
+    pub snat_lo: BePort,
+    /// Highest port for masqueraded flows, network order.
+    pub snat_hi: BePort,
+    /// Zero.
+    pub pad: [u8; 6],
+    /// The bit of a packet's mark that says it is ours already.
+    pub mark: u32,
+    /// How long idle flows live.
+    pub timeouts: Timeouts,
 }
 
 impl Config {
@@ -85,6 +118,23 @@ impl Config {
     pub const LOCALHOST6: u32 = 1 << 1;
     /// Host sockets may not bind a NodePort that is served.
     pub const PROTECT_NODE_PORTS: u32 = 1 << 2;
+    /// `--masquerade-all`: every packet to a ClusterIP is masqueraded (rule 77).
+    pub const MASQUERADE_ALL: u32 = 1 << 3;
+    /// `--masquerade-local-backends`: towards backends of this node, too.
+    pub const MASQUERADE_LOCAL: u32 = 1 << 4;
+    /// `--no-redirect`: masqueraded packets go through `lb0` and the stack.
+    pub const NO_REDIRECT: u32 = 1 << 5;
+    /// A local-traffic detector is in force for IPv4 (rule 81).
+    pub const DETECTOR4: u32 = 1 << 6;
+    /// Likewise, IPv6.
+    pub const DETECTOR6: u32 = 1 << 7;
+
+    /// Is it one of the ports that masqueraded flows use?
+    #[inline(always)]
+    pub const fn is_snat_port(&self, port: BePort) -> bool {
+        let port = port.host();
+        self.snat_lo.host() <= port && port <= self.snat_hi.host()
+    }
 
     /// May this be a NodePort?
     #[inline(always)]
@@ -100,6 +150,12 @@ pub trait FamilyConfig<A> {
     fn ranges(&self) -> &AddrRanges<A>;
     /// Do NodePorts answer on loopback?
     fn localhost(&self) -> bool;
+    /// The detector's pod addresses.
+    fn pods(&self) -> &AddrRanges<A>;
+    /// Is a detector in force?
+    fn has_detector(&self) -> bool;
+    /// The address of `lb0`.
+    fn lb0_addr(&self) -> A;
 }
 
 impl FamilyConfig<Addr4> for Config {
@@ -112,6 +168,21 @@ impl FamilyConfig<Addr4> for Config {
     fn localhost(&self) -> bool {
         self.flags & Self::LOCALHOST4 != 0
     }
+
+    #[inline(always)]
+    fn pods(&self) -> &AddrRanges<Addr4> {
+        &self.pods4
+    }
+
+    #[inline(always)]
+    fn has_detector(&self) -> bool {
+        self.flags & Self::DETECTOR4 != 0
+    }
+
+    #[inline(always)]
+    fn lb0_addr(&self) -> Addr4 {
+        self.lb0_addr4
+    }
 }
 
 impl FamilyConfig<Addr6> for Config {
@@ -123,5 +194,20 @@ impl FamilyConfig<Addr6> for Config {
     #[inline(always)]
     fn localhost(&self) -> bool {
         self.flags & Self::LOCALHOST6 != 0
+    }
+
+    #[inline(always)]
+    fn pods(&self) -> &AddrRanges<Addr6> {
+        &self.pods6
+    }
+
+    #[inline(always)]
+    fn has_detector(&self) -> bool {
+        self.flags & Self::DETECTOR6 != 0
+    }
+
+    #[inline(always)]
+    fn lb0_addr(&self) -> Addr6 {
+        self.lb0_addr6
     }
 }

@@ -21,6 +21,8 @@ use crate::{
 
 /// How often a reader that raced with a change of the lists looks again.
 const RACE_TRIES: u32 = 4;
+/// The namespace of a client that is known by its packets alone.
+pub const PACKET: u64 = 0;
 /// No index: beyond every array.
 pub(crate) const NOWHERE: u32 = u32::MAX;
 /// How many slots are searched for a backend on this host. The agent puts those first.
@@ -40,9 +42,13 @@ pub struct Dial<A> {
 /// What may be asked of a client. A trait, for in the kernel each answer costs a helper call, which
 /// a destination that is no Service's must not pay.
 pub trait Caller<A> {
+    /// May it be bound to loopback? No packet from there arrives on a device.
+    fn may_be_on_loopback(&self) -> bool {
+        true
+    }
     /// How policies see it.
     fn class(&self) -> Class;
-    /// Its network namespace: the cookie.
+    /// Its network namespace: the cookie; 0 for a packet, which has none.
     fn netns(&self) -> u64;
     /// Its address: of a packet, or what the socket is bound to; `None` where the kernel has not
     /// chosen one yet.
@@ -254,7 +260,7 @@ pub(crate) fn try_choose<A: Address, T: Tables<A>>(
             Empty::Drop => Reason::NoLocalEndpoints,
         });
     }
-    if caller.addr().is_some_and(|addr| addr.is_loopback()) {
+    if caller.may_be_on_loopback() && caller.addr().is_some_and(|addr| addr.is_loopback()) {
         // The addresses of this host are beyond the loopback of any other namespace.
         if caller.class() != Class::Host {
             return Err(Reason::LoopbackBound);
@@ -337,13 +343,14 @@ fn sticky<A: Address, T: Tables<A>>(
 /// yet, the network namespace.
 #[inline(always)]
 pub fn affinity_key<A: Address>(caller: &impl Caller<A>, service: ServiceId) -> AffinityKey {
-    match (caller.class(), caller.addr()) {
-        (Class::Outside, Some(addr)) => AffinityKey {
+    let netns = caller.netns();
+    match caller.addr() {
+        Some(addr) if netns == PACKET => AffinityKey {
             client: addr.mapped(),
             service,
             family: A::FAMILY as u32,
         },
-        _ => AffinityKey::of_netns(caller.netns(), service, A::FAMILY),
+        _ => AffinityKey::of_netns(netns, service, A::FAMILY),
     }
 }
 

@@ -89,6 +89,18 @@ pub enum Class {
     Outside,
 }
 
+impl Class {
+    /// The class of a number that it was turned into.
+    #[inline(always)]
+    pub const fn from_index(index: u32) -> Self {
+        match index {
+            0 => Self::Pod,
+            1 => Self::Host,
+            _ => Self::Outside,
+        }
+    }
+}
+
 /// What `loadBalancerSourceRanges` say about a class of clients, compiled by the agent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum SourceRule {

@@ -12,21 +12,31 @@ pub mod agent_state;
 pub mod config;
 pub mod datagram;
 pub mod decide;
+pub mod device;
 pub mod event;
+pub mod flow;
+pub mod fragment;
 pub mod frontend;
 pub mod id;
+pub mod limit;
 pub mod list;
 pub mod map_table;
 pub mod name;
+pub mod nat;
 pub mod net;
 pub mod netns;
+pub mod parse;
 mod pod;
+pub mod ports;
 pub mod reason;
+pub mod rewrite;
+pub mod sctp;
 pub mod service;
 pub mod session;
 pub mod socket;
 pub mod source;
 pub mod tables;
+pub mod track;
 
 /// Version of the layout of every pinned map: part of the pin path (`<bpffs-root>/v1`), raised with
 /// any change to a key, a value or the meaning of a field.

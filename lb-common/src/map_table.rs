@@ -6,12 +6,18 @@ use crate::{
     affinity::{AffinityKey, AffinityVal},
     agent_state::AgentState,
     config::Config,
+    device::DeviceVal,
     event::Event,
+    flow::{FlowKey, FlowVal},
+    fragment::{FragmentKey, FragmentVal},
     frontend::{FrontendKey, FrontendVal},
     id::ServiceId,
+    limit::Bucket,
     name::ServiceName,
+    nat::Draft,
     net::{Addr4, Addr6},
     netns::NetnsVal,
+    ports::PORT_WORDS,
     reason::COUNTER_SLOTS,
     service::{Backend, Service, Slot},
     session::{RevnatKey, RevnatVal, SessionKey, SessionVal},
@@ -57,6 +63,8 @@ pub enum Capacity {
     Backends,
     /// `--max-source-ranges`
     Sources,
+    /// `--max-flows`, two entries each
+    Flows,
     /// Fixed.
     Fixed(u32),
 }
@@ -70,6 +78,7 @@ impl Capacity {
             Self::Slots => Some("--max-slots"),
             Self::Backends => Some("--max-backends"),
             Self::Sources => Some("--max-source-ranges"),
+            Self::Flows => Some("--max-flows"),
             Self::Fixed(_) => None,
         }
     }
@@ -82,6 +91,7 @@ impl Capacity {
             Self::Slots => 524_288,
             Self::Backends => 262_144,
             Self::Sources => 65_536,
+            Self::Flows => 262_144,
             Self::Fixed(n) => n,
         }
     }
@@ -136,10 +146,16 @@ pub const AFFINITY_ENTRIES: u32 = 65_536;
 pub const NETNS_ENTRIES: u32 = 16_384;
 /// Addresses of this node.
 pub const NODE_ADDR_ENTRIES: u32 = 1_024;
+/// Halves of flows that are not established yet, per family.
+pub const EMBRYO_ENTRIES: u32 = 65_536;
+/// Datagrams whose first fragment was seen, per family.
+pub const FRAGMENT_ENTRIES: u32 = 8_192;
+/// Devices of this node.
+pub const DEVICE_ENTRIES: u32 = 4_096;
 /// Bytes of the event ring.
 pub const EVENT_BYTES: u32 = 1 << 16;
 
-use Capacity::{Backends, Fixed, Frontends, Services, Slots, Sources};
+use Capacity::{Backends, Fixed, Flows, Frontends, Services, Slots, Sources};
 use MapType::{Array, Hash, LpmTrie, LruHash, PerCpuArray, RingBuf, SkStorage};
 use Writer::{Agent, Both, Programs};
 
@@ -285,6 +301,90 @@ pub const MAPS: &[MapSpec] = &[
         Programs,
         "unconnected UDP: what replies show",
     ),
+    spec::<FlowKey<Addr4>, FlowVal<Addr4>>(
+        "LB4_FLOWS",
+        Hash,
+        Flows,
+        Both,
+        "established flows of packets, both halves",
+    ),
+    spec::<FlowKey<Addr4>, FlowVal<Addr4>>(
+        "LB4_EMBRYOS",
+        LruHash,
+        Fixed(EMBRYO_ENTRIES),
+        Programs,
+        "flows of packets that are not established yet",
+    ),
+    spec::<FragmentKey<Addr4>, FragmentVal>(
+        "LB4_FRAGMENTS",
+        LruHash,
+        Fixed(FRAGMENT_ENTRIES),
+        Programs,
+        "ports of datagrams that come in fragments",
+    ),
+    spec::<FlowKey<Addr6>, FlowVal<Addr6>>(
+        "LB6_FLOWS",
+        Hash,
+        Flows,
+        Both,
+        "established flows of packets, both halves",
+    ),
+    spec::<FlowKey<Addr6>, FlowVal<Addr6>>(
+        "LB6_EMBRYOS",
+        LruHash,
+        Fixed(EMBRYO_ENTRIES),
+        Programs,
+        "flows of packets that are not established yet",
+    ),
+    spec::<FragmentKey<Addr6>, FragmentVal>(
+        "LB6_FRAGMENTS",
+        LruHash,
+        Fixed(FRAGMENT_ENTRIES),
+        Programs,
+        "ports of datagrams that come in fragments",
+    ),
+    spec::<u32, Draft<Addr4>>(
+        "LB4_DRAFT",
+        PerCpuArray,
+        Fixed(1),
+        Programs,
+        "where a flow is put together",
+    ),
+    spec::<u32, Draft<Addr6>>(
+        "LB6_DRAFT",
+        PerCpuArray,
+        Fixed(1),
+        Programs,
+        "where a flow is put together",
+    ),
+    spec::<u32, [u64; 8]>(
+        "LB_QUESTION",
+        PerCpuArray,
+        Fixed(1),
+        Programs,
+        "where the kernel is asked for routes and sockets",
+    ),
+    spec::<u32, DeviceVal>(
+        "LB_DEVICES",
+        Hash,
+        Fixed(DEVICE_ENTRIES),
+        Agent,
+        "devices of this node, by interface index",
+    ),
+    spec::<u32, u64>(
+        "LB_PORTS",
+        Array,
+        Fixed(PORT_WORDS),
+        Agent,
+        "a bit per port that any frontend or backend uses",
+    ),
+    spec::<u32, Bucket>(
+        "LB_LIMIT",
+        PerCpuArray,
+        Fixed(1),
+        Programs,
+        "how many refusals may be answered",
+    ),
     spec::<i32, SocketVal>(
         "LB_SOCKETS",
         SkStorage,
@@ -313,7 +413,17 @@ pub fn find(name: &str) -> Option<&'static MapSpec> {
     MAPS.iter().find(|spec| spec.name == name)
 }
 
-/// Every program: its name, which is also its pin's, and its hook.
+/// Every program on the node's devices: its name, and its hook. Devices without a link header (tun, ipip,
+/// WireGuard) have programs of their own, for packets there begin with the network header.
+pub const PACKET_PROGRAMS: &[(&str, &str)] = &[
+    ("lb_tc_in", "tcx/ingress"),
+    ("lb_tc_out", "tcx/egress"),
+    ("lb_tc_in_l3", "tcx/ingress"),
+    ("lb_tc_out_l3", "tcx/egress"),
+    ("lb_lb0_out", "tcx/egress"),
+];
+
+/// Every program on the cgroup: its name, which is also its pin's, and its hook.
 pub const PROGRAMS: &[(&str, &str)] = &[
     ("lb_connect4", "cgroup/connect4"),
     ("lb_connect6", "cgroup/connect6"),

@@ -60,6 +60,34 @@ counters! {
     StateLost = "state_lost",
     /// events that did not fit into the ring buffer
     EventLost = "event_lost",
+    /// packets dropped: no free port to masquerade with; widen --snat-ports
+    NoSnatPort = "no_snat_port",
+    /// packets dropped: no room for a flow; raise --max-flows
+    FlowTableFull = "flow_table_full",
+    /// flows that keep the client's address under another port, for another flow has the same answers
+    PortChanged = "port_changed",
+    /// UDP flows moved to another backend, for theirs no longer serves (rules 89 to 92)
+    FlowMoved = "flow_moved",
+    /// packets dropped: too short for what they claim to be
+    Malformed = "malformed",
+    /// packets dropped: the kernel refused to change or send them
+    NotSent = "not_sent",
+    /// fragments dropped: the first one of their datagram was not seen
+    FragmentUnknown = "fragment_unknown",
+    /// ICMP errors about translated packets, translated
+    IcmpTranslated = "icmp_translated",
+    /// refused packets answered with RST or ICMP
+    RejectSent = "reject_sent",
+    /// refused packets not answered, to stay below the rate
+    RejectLimited = "reject_limited",
+    /// packets dropped and answered: hops used up
+    HopsExceeded = "hops_exceeded",
+    /// packets dropped and answered: larger than the way on
+    TooBig = "too_big",
+    /// packets of the host or a CNI that had the tuple of a masqueraded flow, moved to another port
+    HostPortMoved = "host_port_moved",
+    /// a pod's SCTP to a ClusterIP, which no hook translates at the socket, rejected
+    SctpRejected = "sctp_rejected",
 }
 
 impl Counter {
@@ -70,6 +98,8 @@ impl Counter {
 /// Entries of `LB_COUNTERS`. A packet program may interrupt a socket program on the same CPU, and
 /// counting is not atomic: so socket hooks count below this half, packet hooks above it.
 pub const COUNTER_SLOTS: u32 = 128;
+/// Where the counters of packets begin.
+pub const PACKET_COUNTERS: u32 = COUNTER_SLOTS / 2;
 
 /// What a refused caller sees.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -83,6 +113,7 @@ pub enum Answer {
 
 /// Why a flow is refused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u32)]
 pub enum Reason {
     /// [`Counter::NoEndpoints`]
     NoEndpoints,
@@ -103,6 +134,34 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them, in order.
+    pub const ALL: [Self; 8] = [
+        Self::NoEndpoints,
+        Self::NoLocalEndpoints,
+        Self::UnknownPort,
+        Self::UnallocatedAddress,
+        Self::SourceDenied,
+        Self::SourceUnknown,
+        Self::LoopbackBound,
+        Self::Raced,
+    ];
+
+    /// The reason of a number that it was turned into.
+    #[inline(always)]
+    pub const fn from_index(index: u32) -> Option<Self> {
+        match index {
+            0 => Some(Self::NoEndpoints),
+            1 => Some(Self::NoLocalEndpoints),
+            2 => Some(Self::UnknownPort),
+            3 => Some(Self::UnallocatedAddress),
+            4 => Some(Self::SourceDenied),
+            5 => Some(Self::SourceUnknown),
+            6 => Some(Self::LoopbackBound),
+            7 => Some(Self::Raced),
+            _ => None,
+        }
+    }
+
     /// Where it is counted.
     #[inline(always)]
     pub const fn counter(self) -> Counter {

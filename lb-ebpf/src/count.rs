@@ -4,7 +4,7 @@ use lb_common::{
     event::{Event, EventKind},
     id::ServiceId,
     net::{Addr6, BePort, Proto},
-    reason::Counter,
+    reason::{Counter, PACKET_COUNTERS},
 };
 
 use crate::{
@@ -16,6 +16,18 @@ use crate::{
 #[inline(always)]
 pub fn count(counter: Counter) {
     add_one(counter as u32);
+}
+
+/// Counts one for a packet: in the upper half of the map, for packets interrupt socket calls.
+#[inline(always)]
+pub fn count_packet(counter: Counter) {
+    count_packet_at(counter as u32);
+}
+
+/// Counts one for a packet, by the counter's index.
+#[inline(always)]
+pub fn count_packet_at(counter: u32) {
+    add_one(counter + PACKET_COUNTERS);
 }
 
 /// Who and what an event is about.

@@ -13,7 +13,11 @@ mod bind;
 #[cfg(target_arch = "bpf")]
 mod count;
 #[cfg(target_arch = "bpf")]
+mod flows;
+#[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(target_arch = "bpf")]
+mod packet;
 #[cfg(target_arch = "bpf")]
 mod programs;
 #[cfg(target_arch = "bpf")]
@@ -22,3 +26,5 @@ mod sock;
 mod sock_addr;
 #[cfg(target_arch = "bpf")]
 mod sock_lb;
+#[cfg(target_arch = "bpf")]
+mod tc_lb;

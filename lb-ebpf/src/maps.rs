@@ -18,15 +18,19 @@ use lb_common::{
     affinity::{AffinityKey, AffinityVal},
     agent_state::AgentState,
     config::{Config, FamilyConfig},
+    device::DeviceVal,
     event::Event,
     frontend::{FrontendKey, FrontendVal},
     id::{BackendId, ServiceId},
+    limit::Bucket,
     map_table::{
-        AFFINITY_ENTRIES, Capacity, EVENT_BYTES, NETNS_ENTRIES, NODE_ADDR_ENTRIES, SESSION_ENTRIES,
+        AFFINITY_ENTRIES, Capacity, DEVICE_ENTRIES, EVENT_BYTES, NETNS_ENTRIES, NODE_ADDR_ENTRIES,
+        SESSION_ENTRIES,
     },
     name::ServiceName,
     net::{Addr4, Addr6, Address, BePort},
     netns::{NetnsVal, SourceAddr},
+    ports::{PORT_WORDS, PortBit},
     reason::{COUNTER_SLOTS, Counter},
     service::{Backend, Service, Slot},
     session::{RevnatKey, RevnatVal, SessionKey, SessionVal},
@@ -91,6 +95,12 @@ static LB_UDP_SESSION: LruHashMap<SessionKey, SessionVal, SESSIONS> = LruHashMap
 #[btf_map]
 static LB_UDP_REVNAT: LruHashMap<RevnatKey, RevnatVal, SESSIONS> = LruHashMap::new();
 #[btf_map]
+static LB_DEVICES: HashMap<u32, DeviceVal, { DEVICE_ENTRIES as usize }> = HashMap::new();
+#[btf_map]
+static LB_PORTS: Array<u64, { PORT_WORDS as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+static LB_LIMIT: PerCpuArray<Bucket, 1> = PerCpuArray::new();
+#[btf_map]
 pub static LB_SOCKETS: SkStorage<SocketVal> = SkStorage::new();
 #[btf_map]
 static LB_COUNTERS: PerCpuArray<u64, { COUNTER_SLOTS as usize }> = PerCpuArray::new();
@@ -121,6 +131,35 @@ pub fn add_one(counter: u32) {
         // SAFETY: the map's value, valid until the program ends.
         unsafe { *count += 1 };
     }
+}
+
+/// A device of this node.
+#[inline(always)]
+pub fn device(ifindex: u32) -> Option<&'static DeviceVal> {
+    // SAFETY: valid until the program ends; the agent replaces entries as a whole.
+    unsafe { LB_DEVICES.get(&ifindex) }
+}
+
+/// Is the port's bit set?
+#[inline(always)]
+pub fn has_port((word, mask): PortBit) -> bool {
+    LB_PORTS.get(word).is_some_and(|bits| bits & mask != 0)
+}
+
+/// May a refusal be answered now?
+#[inline(always)]
+pub fn may_answer(now_ns: u64) -> bool {
+    let Some(at) = LB_LIMIT.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: the map's value, a CPU's own, valid until the program ends.
+    let bucket = unsafe { at.read() };
+    let Some(bucket) = bucket.take(now_ns) else {
+        return false;
+    };
+    // SAFETY: as above.
+    unsafe { at.write(bucket) };
+    true
 }
 
 /// Hands an event to the agent; false when the ring is full.

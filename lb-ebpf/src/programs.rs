@@ -1,15 +1,20 @@
-//! The hooks. Return value: 1 lets the call go on, 0 refuses it with the error set before.
+//! The hooks. At the socket 1 lets the call go on, 0 refuses it with the error set before; on a device the
+//! value is a verdict of enum tcx_action_base.
 #![expect(
     unsafe_code,
     reason = "the macros export each program under a name and section of its own"
 )]
 
 use aya_ebpf::{
-    macros::{cgroup_sock, cgroup_sock_addr},
-    programs::{SockAddrContext, SockContext},
+    macros::{cgroup_sock, cgroup_sock_addr, classifier},
+    programs::{SockAddrContext, SockContext, TcContext},
 };
 
-use crate::{bind, sock::Sock, sock_addr::SockAddr, sock_lb};
+use crate::{bind, packet::Skb, sock::Sock, sock_addr::SockAddr, sock_lb, tc_lb};
+
+/// Bytes of an Ethernet header.
+const ETHERNET: u32 = 14;
+const NO_LINK_HEADER: u32 = 0;
 
 #[cgroup_sock_addr(connect4)]
 fn lb_connect4(ctx: SockAddrContext) -> i32 {
@@ -64,6 +69,31 @@ fn lb_post_bind6(ctx: SockContext) -> i32 {
 #[cgroup_sock(sock_release)]
 fn lb_sock_release(ctx: SockContext) -> i32 {
     sock_lb::release(&Sock::new(&ctx))
+}
+
+#[classifier]
+fn lb_tc_in(ctx: TcContext) -> i32 {
+    tc_lb::ingress(&Skb::new(&ctx, ETHERNET))
+}
+
+#[classifier]
+fn lb_tc_out(ctx: TcContext) -> i32 {
+    tc_lb::egress(&Skb::new(&ctx, ETHERNET))
+}
+
+#[classifier]
+fn lb_tc_in_l3(ctx: TcContext) -> i32 {
+    tc_lb::ingress(&Skb::new(&ctx, NO_LINK_HEADER))
+}
+
+#[classifier]
+fn lb_tc_out_l3(ctx: TcContext) -> i32 {
+    tc_lb::egress(&Skb::new(&ctx, NO_LINK_HEADER))
+}
+
+#[classifier]
+fn lb_lb0_out(ctx: TcContext) -> i32 {
+    tc_lb::lb0_egress(&Skb::new(&ctx, ETHERNET))
 }
 
 #[unsafe(link_section = "license")]

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use lb_agent::{
     attach::{self, Lock, Plane},
-    config::{Config, DetectLocal, EndpointsSource, NodePortAddresses, Source},
+    config::{Config, DetectLocal, EndpointsSource, NodePortAddresses, Packets, Source},
     maps::{
         Capacities,
         pinned::{Pinned, links_dir},
@@ -118,6 +118,7 @@ fn capacities() -> Capacities {
         slots: Capacity::Slots.default_entries(),
         backends: Capacity::Backends.default_entries(),
         sources: Capacity::Sources.default_entries(),
+        flows: Capacity::Flows.default_entries(),
     }
 }
 
@@ -143,7 +144,7 @@ fn config(root: &Path) -> Config {
         cgroup_root: PathBuf::new(),
         bpffs_root: root.to_owned(),
         capacities: capacities(),
-        devices: Vec::new(),
+        packets: Packets::default(),
         min_sync_period: Duration::ZERO,
         full_check_period: Duration::ZERO,
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use aya::{Ebpf, EbpfLoader, programs::Program};
-use lb_common::map_table::{Capacity, MAPS, MapSpec, PROGRAMS};
+use lb_common::map_table::{Capacity, MAPS, MapSpec, PACKET_PROGRAMS, PROGRAMS};
 
 use crate::maps::{
     Capacities,
@@ -94,7 +94,7 @@ impl Plane {
         loader.override_global("HOST_NETNS", &host_netns, true);
         set_up(&mut loader);
         let mut ebpf = loader.load(OBJECT).map_err(refused)?;
-        for (name, _) in PROGRAMS {
+        for (name, _) in PROGRAMS.iter().chain(PACKET_PROGRAMS) {
             load_program(&mut ebpf, name)?;
         }
         Ok(Self { ebpf })
@@ -109,6 +109,7 @@ pub fn measure() -> Result<Vec<LoadedProgram>, LoadError> {
     let plane = Plane::load_with(0, |_| {})?;
     PROGRAMS
         .iter()
+        .chain(PACKET_PROGRAMS)
         .map(|(name, hook)| describe(&plane, name, hook))
         .collect()
 }
@@ -124,6 +125,8 @@ fn describe(
         .program(name)
         .ok_or_else(|| broken("not in the object".into()))?;
     let info = if let Program::CgroupSockAddr(p) = program {
+        p.info()
+    } else if let Program::SchedClassifier(p) = program {
         p.info()
     } else if let Program::CgroupSock(p) = program {
         p.info()
@@ -147,6 +150,8 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
         .ok_or_else(|| broken("not in the object".into()))?;
     let loaded = if let Program::CgroupSockAddr(p) = program {
         p.load()
+    } else if let Program::SchedClassifier(p) = program {
+        p.load()
     } else if let Program::CgroupSock(p) = program {
         p.load()
     } else {
@@ -163,6 +168,7 @@ fn entries(dir: &Path, spec: &MapSpec, capacities: &Capacities) -> Option<u32> {
         Capacity::Slots => capacities.slots,
         Capacity::Backends => capacities.backends,
         Capacity::Sources => capacities.sources,
+        Capacity::Flows => capacities.flows,
         Capacity::Fixed(_) => return None,
     };
     let Ok(pin) = sys::open_map(&dir.join(spec.name), Access::Read) else {

@@ -7,7 +7,7 @@ use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use lb_common::map_table::Capacity;
 
 use super::{dial::Target, output::Format};
-use crate::config::EndpointsSource;
+use crate::config::{EndpointsSource, Packets};
 
 /// Where maps and links are pinned unless told otherwise.
 pub const BPFFS_ROOT: &str = "/sys/fs/bpf/lb";
@@ -203,14 +203,9 @@ pub struct RunArgs {
     /// How names of pods' interfaces begin, for InterfaceNamePrefix
     #[arg(long, value_name = "PREFIX", help_heading = "Services")]
     pub pod_interface_name_prefix: Option<String>,
-    /// Devices whose packets are translated; kept for a later version
-    #[arg(
-        long,
-        value_name = "LIST",
-        value_delimiter = ',',
-        help_heading = "Services"
-    )]
-    pub devices: Vec<String>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "flattened")]
+    pub packets: PacketArgs,
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "flattened")]
@@ -249,12 +244,63 @@ pub struct MapArgs {
     /// loadBalancerSourceRanges, each family
     #[arg(long, value_name = "N", default_value_t = Capacity::Sources.default_entries(), value_parser = entries())]
     pub max_source_ranges: u32,
+    /// Entries for flows of packets, two each, each family
+    #[arg(long, value_name = "N", default_value_t = Capacity::Flows.default_entries(), value_parser = entries())]
+    pub max_flows: u32,
     /// Changes are written at most once in so much time
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
     pub min_sync_period: std::time::Duration,
     /// How often all maps are compared with what they should hold; 0: never
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_duration)]
     pub full_check_period: std::time::Duration,
+}
+
+/// How packets are translated.
+#[derive(Clone, PartialEq, Eq, Debug, clap::Args)]
+#[command(next_help_heading = "Packets")]
+pub struct PacketArgs {
+    /// Devices whose packets are translated: names and globs [default: those with an address of the node, or
+    /// a route out]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub devices: Vec<String>,
+    /// Devices of workloads whose sockets are not this kernel's (gVisor, Kata, VMs): names and globs
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub pod_devices: Vec<String>,
+    /// Source ports of masqueraded packets, both ends included; kept from the host's own connections
+    #[arg(long, value_name = "FROM-TO", default_value = "40000-60999")]
+    pub snat_ports: String,
+    /// The bit of a packet's mark by which our own are known
+    #[arg(long, value_name = "BIT", default_value_t = Packets::MARK_BIT, value_parser = clap::value_parser!(u8).range(0..32))]
+    pub packet_mark_bit: u8,
+    /// Masquerade towards endpoints of this node, too, where kube-proxy does
+    #[arg(long)]
+    pub masquerade_local_backends: bool,
+    /// Send masqueraded packets through the stack, where hosts filter or encrypt what they forward
+    #[arg(long)]
+    pub no_redirect: bool,
+    /// The IPv4 address of packets through lb0; belongs to nobody
+    #[arg(long, value_name = "ADDR", default_value_t = Packets::LB0_ADDR4)]
+    pub lb0_address4: std::net::Ipv4Addr,
+    /// The IPv6 address of packets through lb0; belongs to nobody
+    #[arg(long, value_name = "ADDR", default_value_t = Packets::LB0_ADDR6)]
+    pub lb0_address6: std::net::Ipv6Addr,
+}
+
+impl Default for PacketArgs {
+    fn default() -> Self {
+        let packets = Packets::default();
+        let (lo, hi) = packets.snat_ports;
+        Self {
+            devices: packets.devices,
+            pod_devices: packets.pod_devices,
+            snat_ports: format!("{lo}-{hi}"),
+            packet_mark_bit: packets.mark_bit,
+            masquerade_local_backends: packets.masquerade_local,
+            no_redirect: packets.no_redirect,
+            lb0_address4: packets.lb0_addr4,
+            lb0_address6: packets.lb0_addr6,
+        }
+    }
 }
 
 impl Default for MapArgs {
@@ -266,6 +312,7 @@ impl Default for MapArgs {
             max_backends: Capacity::Backends.default_entries(),
             max_frontends: Capacity::Frontends.default_entries(),
             max_source_ranges: Capacity::Sources.default_entries(),
+            max_flows: Capacity::Flows.default_entries(),
             min_sync_period: std::time::Duration::ZERO,
             full_check_period: std::time::Duration::from_secs(300),
         }

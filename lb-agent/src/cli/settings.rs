@@ -10,12 +10,12 @@ use clap::ValueEnum as _;
 use ipnet::IpNet;
 
 use super::{
-    args::{DetectLocalMode, RunArgs},
+    args::{DetectLocalMode, PacketArgs, RunArgs},
     proxy_config::{ProxyConfig, ProxyConfigError},
 };
 use crate::{
     cgroup::{CgroupError, CgroupRoot},
-    config::{Config, DetectLocal, EndpointsSource, NodePortAddresses, Source},
+    config::{Config, DetectLocal, EndpointsSource, NodePortAddresses, Packets, Source},
     maps::Capacities,
 };
 
@@ -71,6 +71,30 @@ fn bad(flag: &'static str, value: &str, remedy: &'static str) -> SettingsError {
     }
 }
 
+fn packets(args: &PacketArgs) -> Result<Packets, SettingsError> {
+    let remedy =
+        "give FROM-TO with at least 1024 ports between 1024 and 65535, outside of NodePorts";
+    let ports = || {
+        let (lo, hi) = args.snat_ports.split_once('-')?;
+        let (lo, hi) = (
+            lo.trim().parse::<u16>().ok()?,
+            hi.trim().parse::<u16>().ok()?,
+        );
+        (lo >= 1024 && hi > lo && hi - lo >= 1023).then_some((lo, hi))
+    };
+    Ok(Packets {
+        devices: args.devices.clone(),
+        pod_devices: args.pod_devices.clone(),
+        snat_ports: ports().ok_or_else(|| bad("--snat-ports", &args.snat_ports, remedy))?,
+        mark_bit: args.packet_mark_bit,
+        masquerade_local: args.masquerade_local_backends,
+        no_redirect: args.no_redirect,
+        lb0_addr4: args.lb0_address4,
+        lb0_addr6: args.lb0_address6,
+        ..Packets::default()
+    })
+}
+
 /// A checked configuration, and what its author should be told.
 ///
 /// # Errors
@@ -91,12 +115,6 @@ pub fn settings(args: &RunArgs) -> Result<(Config, Vec<String>), SettingsError> 
     let detect_local = detect_local(&wanted)?;
     if detect_local == DetectLocal::ClusterCidr && cluster_cidrs.is_empty() {
         warnings.push("--cluster-cidr is not given: pods count as clients from outside where externalTrafficPolicy is Local".into());
-    }
-    if !args.devices.is_empty() {
-        warnings.push(format!(
-            "--devices {}: this version translates at sockets only, packets from outside pass untouched",
-            args.devices.join(",")
-        ));
     }
     let listed = wanted.nodeport_addresses.as_deref().unwrap_or_default();
     let nodeport_addresses = nodeport_addresses(listed)?;
@@ -140,8 +158,9 @@ pub fn settings(args: &RunArgs) -> Result<(Config, Vec<String>), SettingsError> 
             slots: args.maps.max_slots,
             backends: args.maps.max_backends,
             sources: args.maps.max_source_ranges,
+            flows: args.maps.max_flows,
         },
-        devices: args.devices.clone(),
+        packets: packets(&args.packets)?,
         min_sync_period: args.maps.min_sync_period,
         full_check_period: args.maps.full_check_period,
     };

@@ -23,6 +23,9 @@ pub struct Names {
     pub sources: &'static str,
     pub node_addrs: &'static str,
     pub names: &'static str,
+    pub flows: &'static str,
+    pub embryos: &'static str,
+    pub fragments: &'static str,
 }
 
 /// An address family that has maps.
@@ -68,6 +71,9 @@ impl Family for Addr4 {
         sources: "LB4_SOURCES",
         node_addrs: "LB4_NODE_ADDRS",
         names: "LB4_NAMES",
+        flows: "LB4_FLOWS",
+        embryos: "LB4_EMBRYOS",
+        fragments: "LB4_FRAGMENTS",
     };
     const LABEL: &'static str = "IPv4";
 
@@ -105,6 +111,9 @@ impl Family for Addr6 {
         sources: "LB6_SOURCES",
         node_addrs: "LB6_NODE_ADDRS",
         names: "LB6_NAMES",
+        flows: "LB6_FLOWS",
+        embryos: "LB6_EMBRYOS",
+        fragments: "LB6_FRAGMENTS",
     };
     const LABEL: &'static str = "IPv6";
 

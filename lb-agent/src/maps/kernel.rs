@@ -13,6 +13,7 @@ use bytemuck::{Pod, Zeroable};
 use lb_common::{
     id::{BackendId, ServiceId},
     map_table::find,
+    ports::{PortBit, backend_bit, frontend_bit},
     service::{Backend, Service, Slot},
     source::SourceKey,
 };
@@ -23,6 +24,8 @@ use super::{
     pinned::{Pinned, PinnedError, maps_dir},
     sys::{self, Access, Mmap},
 };
+
+const PORTS: &str = "LB_PORTS";
 
 /// Words of a [`Service`], in the order of its fields.
 const CLUSTER_WORD: usize = 0;
@@ -38,6 +41,7 @@ pub struct KernelMaps<A: Family> {
     services: Mmap,
     slots: Mmap,
     backends: Mmap,
+    ports: Mmap,
     capacities: Capacities,
     family: std::marker::PhantomData<A>,
 }
@@ -137,6 +141,7 @@ impl<A: Family> KernelMaps<A> {
             slots: slots.entries(),
             backends: backends.entries(),
             sources: sources.capacity,
+            flows: Map::open(root, A::MAPS.flows)?.capacity,
         };
         Ok(Self {
             root: root.to_owned(),
@@ -146,6 +151,7 @@ impl<A: Family> KernelMaps<A> {
             services,
             slots,
             backends,
+            ports: memory(PORTS, size_of::<u64>())?,
             capacities,
             family: std::marker::PhantomData,
         })
@@ -171,6 +177,11 @@ impl<A: Family> KernelMaps<A> {
 
     fn put_backend(&self, id: BackendId, backend: &Backend<A>) -> bool {
         self.backends.set(id.0, &A::Backend::from(*backend))
+    }
+
+    /// Before what uses the port, so that no packet of it passes unseen.
+    fn set_port(&self, (word, mask): PortBit) -> bool {
+        self.ports.set_bits(word, 0, mask)
     }
 
     fn source_key(key: &SourceKey<A>, bits: u32) -> LpmKey<A::SourceKey> {
@@ -223,6 +234,8 @@ impl<A: Family> LbMaps<A> for KernelMaps<A> {
                 format!("{:?}/{bits}", key.addr)
             }),
             Op::PutBackend(id, backend) => {
+                let bit = backend_bit(backend.port);
+                array(self.set_port(bit), PORTS, bit.0)?;
                 array(self.put_backend(*id, backend), A::MAPS.backends, id.0)
             }
             Op::PutSlots(base, slots) => array(self.put_slots(*base, slots), A::MAPS.slots, *base),
@@ -235,6 +248,9 @@ impl<A: Family> LbMaps<A> for KernelMaps<A> {
                 id.0,
             ),
             Op::PutFrontend(key, value) => {
+                if let Some(bit) = frontend_bit(key.proto, key.port) {
+                    array(self.set_port(bit), PORTS, bit.0)?;
+                }
                 self.frontends
                     .put(&A::FrontendKey::from(*key), value, || format!("{key:?}"))
             }

@@ -75,6 +75,7 @@ pub struct Capacities {
     pub slots: u32,
     pub backends: u32,
     pub sources: u32,
+    pub flows: u32,
 }
 
 /// Why a change was refused.

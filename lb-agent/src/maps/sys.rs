@@ -691,6 +691,20 @@ impl Mmap {
         true
     }
 
+    /// Sets bits of a word of an element, whatever others set meanwhile; false outside the array or when
+    /// mapped for reading.
+    #[must_use]
+    pub fn set_bits(&self, index: u32, word: usize, bits: u64) -> bool {
+        if !self.writable {
+            return false;
+        }
+        let Some(word) = self.word(index, word) else {
+            return false;
+        };
+        word.fetch_or(bits, Ordering::Release);
+        true
+    }
+
     /// Reads an element; `None` outside the array, or when `V` is not of the map's value size.
     pub fn get<V: Pod>(&self, index: u32) -> Option<V> {
         if size_of::<V>() != self.value_size {

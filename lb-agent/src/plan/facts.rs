@@ -37,6 +37,8 @@ pub struct FamilyFacts {
     pub own_addrs: BTreeSet<IpAddr>,
     /// Can pods be told from others (rules 39a and 42)?
     pub has_detector: bool,
+    /// What the detector takes for pods' addresses; empty where it looks at interfaces.
+    pub detector_ranges: Vec<IpNet>,
     /// Where this node's pods have their addresses: the cluster's networks, or the Node's podCIDRs
     /// where `--detect-local-mode NodeCIDR` vouches for them or nothing else is known; empty: not known.
     pub pod_ranges: Vec<IpNet>,
@@ -100,17 +102,20 @@ impl FamilyFacts {
             .or_else(|| host.iter().copied().find(|ip| !is_link_local(ip)))
             .or_else(|| host.first().copied());
         let (cluster, pods) = (of_family(&config.cluster_cidrs), of_family(pod_cidrs));
-        let has_detector = match &config.detect_local {
-            DetectLocal::ClusterCidr => !cluster.is_empty(),
-            DetectLocal::NodeCidr => !pods.is_empty(),
-            DetectLocal::BridgeInterface(_) | DetectLocal::InterfaceNamePrefix(_) => true,
+        let (by_interface, detector_ranges) = match &config.detect_local {
+            DetectLocal::ClusterCidr => (false, cluster.clone()),
+            DetectLocal::NodeCidr => (false, pods.clone()),
+            DetectLocal::BridgeInterface(_) | DetectLocal::InterfaceNamePrefix(_) => {
+                (true, Vec::new())
+            }
         };
         Self {
             primary,
             own_addrs: (told.into_iter().chain(host.iter().copied()))
                 .filter(|ip| !is_link_local(ip))
                 .collect(),
-            has_detector,
+            has_detector: by_interface || !detector_ranges.is_empty(),
+            detector_ranges,
             pod_ranges: pod_ranges(config, cluster, pods),
             node_port_addrs: node_port_addrs(&config.nodeport_addresses, primary, host, is_ours),
         }

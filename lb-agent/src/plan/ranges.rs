@@ -49,9 +49,9 @@ impl<A: Family> fmt::Display for Disowned<A> {
     }
 }
 
-/// Both families' ranges and the NodePorts, with `flags` and the host's namespace cookie filled in,
-/// and what the operator should know about it.
-pub fn compile(store: &Store, facts: &Facts, flags: u32, host_netns: u64) -> (Config, Vec<String>) {
+/// `base` with both families' ranges, the detector's and the NodePorts filled in, and what the operator should
+/// know about it.
+pub fn compile(store: &Store, facts: &Facts, base: &Config) -> (Config, Vec<String>) {
     let (nodeport_lo, nodeport_hi) = node_ports(store.node_ports());
     let (v4, v6) = (
         service_ranges::<Addr4>(store, facts),
@@ -60,15 +60,37 @@ pub fn compile(store: &Store, facts: &Facts, flags: u32, host_netns: u64) -> (Co
     let warnings = (v4.disowned.iter().map(Disowned::to_string))
         .chain(v6.disowned.iter().map(Disowned::to_string))
         .collect();
+    let detector = |is_on, flag| if is_on { flag } else { 0 };
+    let flags = base.flags
+        | detector(facts.family::<Addr4>().has_detector, Config::DETECTOR4)
+        | detector(facts.family::<Addr6>().has_detector, Config::DETECTOR6);
     let config = Config {
-        host_netns,
         flags,
         nodeport_lo,
         nodeport_hi,
         ranges4: v4.ranges,
         ranges6: v6.ranges,
+        pods4: pod_ranges(facts),
+        pods6: pod_ranges(facts),
+        ..*base
     };
     (config, warnings)
+}
+
+/// What the detector takes for pods' addresses: one range per family for kube-proxy (rule 81), here as many as
+/// fit.
+fn pod_ranges<A: Family>(facts: &Facts) -> AddrRanges<A> {
+    let nets = facts.family::<A>().detector_ranges.iter();
+    let spans = merge(nets.filter_map(bounds::<A>).collect());
+    let mut ranges = AddrRanges {
+        len: 0,
+        ranges: [range((0, 0), 0); MAX_RANGES],
+    };
+    for (place, span) in ranges.ranges.iter_mut().zip(spans) {
+        *place = range(span, 0);
+        ranges.len += 1;
+    }
+    ranges
 }
 
 /// ServiceCIDRs without the addresses in them that are pods' or this node's, for a refusal must

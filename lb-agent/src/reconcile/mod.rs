@@ -15,7 +15,7 @@ use std::{
 use lb_common::{
     config::Config as ProgramConfig,
     frontend::{Class, SourceRule},
-    net::{Addr4, Addr6},
+    net::{Addr4, Addr6, BePort},
 };
 
 pub use half::{Half, HalfError};
@@ -381,17 +381,30 @@ impl Reconciler {
                 self.config.protect_node_ports,
                 ProgramConfig::PROTECT_NODE_PORTS,
             ),
+            (self.config.masquerade_all, ProgramConfig::MASQUERADE_ALL),
+            (
+                self.config.packets.masquerade_local,
+                ProgramConfig::MASQUERADE_LOCAL,
+            ),
+            (self.config.packets.no_redirect, ProgramConfig::NO_REDIRECT),
         ] {
             if is_on {
                 flags |= flag;
             }
         }
-        ranges::compile(
-            &self.store,
-            &self.facts,
+        let packets = &self.config.packets;
+        let base = ProgramConfig {
+            host_netns: self.settings.state().host_netns,
             flags,
-            self.settings.state().host_netns,
-        )
+            lb0_addr4: packets.lb0_addr4.into(),
+            lb0_addr6: packets.lb0_addr6.into(),
+            snat_lo: BePort::new(packets.snat_ports.0),
+            snat_hi: BePort::new(packets.snat_ports.1),
+            mark: 1 << packets.mark_bit,
+            timeouts: packets.timeouts,
+            ..ProgramConfig::default()
+        };
+        ranges::compile(&self.store, &self.facts, &base)
     }
 
     fn widen_node_ports(&mut self) {

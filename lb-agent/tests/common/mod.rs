@@ -12,7 +12,7 @@ use std::{
 };
 
 use lb_agent::{
-    config::{Config, DetectLocal, EndpointsSource, NodePortAddresses, Source},
+    config::{Config, DetectLocal, EndpointsSource, NodePortAddresses, Packets, Source},
     maps::{Capacities, LbMaps, fake::FakeMaps, faulty::Faulty},
     model::{
         Endpoint, Event, Kind, Node, Object, ObjectKey, Service, ServicePort, ServiceType, Slice,
@@ -156,6 +156,7 @@ pub const ROOMY: Capacities = Capacities {
     slots: 8192,
     backends: 4096,
     sources: 1024,
+    flows: 1024,
 };
 
 pub fn config() -> Config {
@@ -177,7 +178,7 @@ pub fn config() -> Config {
         cgroup_root: PathBuf::new(),
         bpffs_root: PathBuf::new(),
         capacities: ROOMY,
-        devices: Vec::new(),
+        packets: Packets::default(),
         min_sync_period: std::time::Duration::ZERO,
         full_check_period: std::time::Duration::ZERO,
     }

@@ -1,0 +1,236 @@
+//! Packets: where their headers are, and what they say.
+//!
+//! What is cut short, malformed or unknown is `None`: left to the stack, as it is.
+
+use crate::{
+    net::{Addr4, Addr6, Address, BePort, Proto},
+    track::Step,
+};
+
+/// The bytes of a packet; offsets count from its first byte, the link header's if there is one.
+pub trait Bytes {
+    /// `N` bytes, if the packet has them.
+    fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]>;
+}
+
+/// Where a packet stands among the fragments of its datagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct Place(pub u8);
+
+impl Place {
+    /// Not cut up.
+    pub const WHOLE: Self = Self(0);
+    /// Has the transport header; others follow.
+    pub const FIRST: Self = Self(1);
+    /// Has none.
+    pub const LATER: Self = Self(2);
+}
+
+/// What the network header says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Header<A> {
+    /// Sender.
+    pub src: A,
+    /// Receiver.
+    pub dst: A,
+    /// Bytes of network header and payload, as the header says.
+    pub total: u32,
+    /// Offset of the network header.
+    pub l3: u32,
+    /// Offset of the transport header.
+    pub l4: u32,
+    /// What all fragments of a datagram share.
+    pub id: u32,
+    /// Protocol of the payload.
+    pub proto: Proto,
+    /// Hops left.
+    pub ttl: u8,
+    /// Among fragments.
+    pub place: Place,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// What the transport header says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ports {
+    /// The sender's.
+    pub sport: BePort,
+    /// The receiver's.
+    pub dport: BePort,
+    /// What it does to its connection.
+    pub step: Step,
+}
+
+/// ICMP's protocol number.
+pub const ICMP: Proto = Proto(1);
+/// ICMPv6's protocol number.
+pub const ICMP6: Proto = Proto(58);
+
+/// A family's network header.
+pub trait Parse: Address {
+    /// The protocol number of the family's ICMP.
+    const ICMP: Proto;
+    /// Reads the network header at `l3`.
+    fn header(bytes: &impl Bytes, l3: u32) -> Option<Header<Self>>;
+}
+
+impl Parse for Addr4 {
+    const ICMP: Proto = ICMP;
+
+    #[inline(always)]
+    fn header(bytes: &impl Bytes, l3: u32) -> Option<Header<Self>> {
+        let raw: [u8; 20] = bytes.load(l3)?;
+        let words = (raw[0] & 0xf) as u32;
+        let total = u16::from_be_bytes([raw[2], raw[3]]) as u32;
+        if raw[0] >> 4 != 4 || words < 5 || total < words * 4 {
+            return None;
+        }
+        let offset = u16::from_be_bytes([raw[6] & 0x1f, raw[7]]);
+        let more = raw[6] & 0x20 != 0;
+        let id = u16::from_be_bytes([raw[4], raw[5]]) as u32;
+        let place = match (offset, more) {
+            (0, false) => Place::WHOLE,
+            (0, true) => Place::FIRST,
+            _ => Place::LATER,
+        };
+        Some(Header {
+            src: Addr4 {
+                ip4: [raw[12], raw[13], raw[14], raw[15]],
+            },
+            dst: Addr4 {
+                ip4: [raw[16], raw[17], raw[18], raw[19]],
+            },
+            proto: Proto(raw[9]),
+            ttl: raw[8],
+            total,
+            l3,
+            l4: l3 + words * 4,
+            id,
+            place,
+            pad: 0,
+        })
+    }
+}
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION: u8 = 60;
+/// How many extension headers are walked through; more is not seen in the wild.
+const MAX_EXTENSIONS: u32 = 6;
+
+impl Parse for Addr6 {
+    const ICMP: Proto = ICMP6;
+
+    #[inline(always)]
+    fn header(bytes: &impl Bytes, l3: u32) -> Option<Header<Self>> {
+        let first: [u8; 8] = bytes.load(l3)?;
+        if first[0] >> 4 != 6 {
+            return None;
+        }
+        let mut header = Header {
+            src: Addr6 {
+                ip6: bytes.load(l3 + 8)?,
+            },
+            dst: Addr6 {
+                ip6: bytes.load(l3 + 24)?,
+            },
+            proto: Proto(first[6]),
+            ttl: first[7],
+            total: 40 + u16::from_be_bytes([first[4], first[5]]) as u32,
+            l3,
+            l4: l3 + 40,
+            id: 0,
+            place: Place::WHOLE,
+            pad: 0,
+        };
+        if is_extension(first[6]) {
+            walk(bytes, first[6], &mut header)?;
+        }
+        Some(header)
+    }
+}
+
+#[inline(always)]
+const fn is_extension(next: u8) -> bool {
+    matches!(
+        next,
+        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION
+    )
+}
+
+/// Walks through the extension headers (RFC 8200, section 4) to the payload.
+#[inline(always)]
+fn walk(bytes: &impl Bytes, first: u8, header: &mut Header<Addr6>) -> Option<()> {
+    let mut next = first;
+    for _ in 0..MAX_EXTENSIONS {
+        if !is_extension(next) {
+            break;
+        }
+        let raw: [u8; 8] = bytes.load(header.l4)?;
+        if next == FRAGMENT {
+            let offset = u16::from_be_bytes([raw[2], raw[3]]);
+            header.id = u32::from_be_bytes([raw[4], raw[5], raw[6], raw[7]]);
+            header.l4 += 8;
+            if offset >> 3 != 0 {
+                header.place = Place::LATER;
+                header.proto = Proto(raw[0]);
+                return Some(());
+            }
+            // More to come; else an atomic fragment (RFC 6946), which is whole.
+            if offset & 1 != 0 {
+                header.place = Place::FIRST;
+            }
+        } else if next == AUTHENTICATION {
+            header.l4 += (raw[1] as u32 + 2) * 4;
+        } else {
+            header.l4 += (raw[1] as u32 + 1) * 8;
+        }
+        next = raw[0];
+    }
+    header.proto = Proto(next);
+    (!is_extension(next)).then_some(())
+}
+
+/// Reads the transport header of a packet that has one.
+#[inline(always)]
+pub fn ports(bytes: &impl Bytes, proto: Proto, l4: u32) -> Option<Ports> {
+    let step = match proto {
+        Proto::TCP => {
+            let raw: [u8; 20] = bytes.load(l4)?;
+            if raw[12] >> 4 < 5 {
+                return None;
+            }
+            Step::of_tcp(raw[13])
+        }
+        Proto::UDP => {
+            let _whole: [u8; 8] = bytes.load(l4)?;
+            Step::Datagram
+        }
+        Proto::SCTP => {
+            let raw: [u8; 16] = bytes.load(l4)?;
+            Step::of_sctp(raw[12])
+        }
+        _ => return None,
+    };
+    let (sport, dport) = port_pair(bytes, l4)?;
+    Some(Ports { sport, dport, step })
+}
+
+/// The ports alone: all that an ICMP error is sure to quote.
+#[inline(always)]
+pub fn port_pair(bytes: &impl Bytes, l4: u32) -> Option<(BePort, BePort)> {
+    let raw: [u8; 4] = bytes.load(l4)?;
+    Some((
+        BePort {
+            be: [raw[0], raw[1]],
+        },
+        BePort {
+            be: [raw[2], raw[3]],
+        },
+    ))
+}

@@ -1,0 +1,346 @@
+//! `__sk_buff`: its bytes, its helpers, and the node's network as a packet program asks for it.
+#![expect(
+    unsafe_code,
+    reason = "packet bytes, context fields and packet helpers are reached here, and only here"
+)]
+
+use core::ptr;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{
+        __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_fib_lookup,
+        bpf_sock_tuple,
+    },
+    btf_maps::PerCpuArray,
+    helpers::generated as helpers,
+    macros::btf_map,
+    programs::TcContext,
+};
+use lb_common::{
+    flow::FlowKey,
+    net::{Addr4, Addr6, Address, Proto},
+    parse::Bytes,
+    rewrite::{Csum, Frame},
+};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const CURRENT_NETNS: u64 = u64::MAX;
+/// BPF_FIB_LOOKUP_SRC, Linux 6.7: also choose the source address.
+const FIB_SOURCE: u32 = 1 << 4;
+const FIB_SUCCESS: i64 = 0;
+/// The route is there, the neighbour is not known yet: redirect_neigh asks for it.
+const FIB_NO_NEIGH: i64 = 7;
+/// Tells bpf_check_mtu to look at the segments of a GSO packet.
+const MTU_SEGMENTS: u64 = 1;
+/// So many bytes are enough for the headers that we look at.
+const HEADERS: u32 = 256;
+/// Offsets are cut to this, so that the verifier knows a bound; no header we look at lies beyond.
+const MAX_OFFSET: u32 = 0x7ff;
+
+/// A packet in a program on a device.
+pub struct Skb<'a> {
+    ctx: &'a TcContext,
+    /// Offset of the network header: the length of the link header.
+    pub l3: u32,
+}
+
+impl<'a> Skb<'a> {
+    #[inline(always)]
+    pub fn new(ctx: &'a TcContext, l3: u32) -> Self {
+        Self { ctx, l3 }
+    }
+
+    #[inline(always)]
+    fn raw(&self) -> *mut __sk_buff {
+        self.ctx.as_ptr().cast()
+    }
+
+    /// The protocol of the network header, native: 0x0800 or 0x86dd.
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the kernel uses the low half only"
+    )]
+    pub fn protocol(&self) -> u16 {
+        // SAFETY: the kernel passes a valid context for the whole run of the program.
+        u16::from_be(unsafe { (*self.raw()).protocol } as u16)
+    }
+
+    /// Has it a VLAN tag beside its bytes?
+    #[inline(always)]
+    pub fn has_vlan_tag(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.raw()).vlan_present != 0 }
+    }
+
+    #[inline(always)]
+    pub fn len(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.raw()).len }
+    }
+
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.raw()).ifindex }
+    }
+
+    #[inline(always)]
+    pub fn mark(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.raw()).mark }
+    }
+
+    #[inline(always)]
+    pub fn set_mark(&self, mark: u32) {
+        // SAFETY: as above; the field is writable in classifiers.
+        unsafe { (*self.raw()).mark = mark }
+    }
+
+    /// Where `N` bytes at an offset are, if they lie in the linear part.
+    #[inline(always)]
+    fn direct<const N: usize>(&self, at: u32) -> Option<*mut [u8; N]> {
+        let from = self.ctx.data() + (at & MAX_OFFSET) as usize;
+        // A single byte would become `from < end`, which gives the verifier no range.
+        const { assert!(N > 1) };
+        (from + N <= self.ctx.data_end()).then_some(from as *mut [u8; N])
+    }
+
+    /// Brings the headers into the linear part, where they usually are.
+    #[inline(always)]
+    pub fn pull_headers(&self) {
+        let wanted = if self.len() < HEADERS {
+            self.len()
+        } else {
+            HEADERS
+        };
+        if self.ctx.data() + wanted as usize > self.ctx.data_end() {
+            // What cannot be had is not read, later.
+            // SAFETY: the context of this program type.
+            let _done = unsafe { helpers::bpf_skb_pull_data(self.raw(), wanted) };
+        }
+    }
+
+    /// Cuts or grows the packet; offloads of the old one are forgotten.
+    #[inline(always)]
+    pub fn resize(&self, len: u32) -> bool {
+        // SAFETY: the context of this program type.
+        unsafe { helpers::bpf_skb_change_tail(self.raw(), len, 0) == 0 }
+    }
+
+    /// Overwrites the hardware address that the packet is for.
+    #[inline(always)]
+    pub fn set_destination_mac(&self, mac: &[u8; 6]) -> bool {
+        self.store(0, mac)
+    }
+
+    /// Sends it out of a device, with the hardware address that its destination needs.
+    #[inline(always)]
+    pub fn redirect_neigh(&self, oif: u32) -> i32 {
+        // SAFETY: no parameters: the kernel looks the next hop up.
+        verdict(unsafe { helpers::bpf_redirect_neigh(oif, ptr::null_mut(), 0, 0) })
+    }
+
+    /// Lets it arrive at another device.
+    #[inline(always)]
+    pub fn redirect_into(&self, ifindex: u32) -> i32 {
+        // SAFETY: plain numbers.
+        verdict(unsafe { helpers::bpf_redirect(ifindex, u64::from(BPF_F_INGRESS)) })
+    }
+
+    /// Sends it out of a device as it is.
+    #[inline(always)]
+    pub fn redirect_out(&self, ifindex: u32) -> i32 {
+        // SAFETY: plain numbers.
+        verdict(unsafe { helpers::bpf_redirect(ifindex, 0) })
+    }
+
+    /// The largest network packet that may leave by `oif`, where this one is larger.
+    #[inline(always)]
+    pub fn too_big_for(&self, oif: u32) -> Option<u32> {
+        let mut mtu = 0;
+        // SAFETY: the context of this program type, and a place for the answer.
+        let over = unsafe {
+            helpers::bpf_check_mtu(self.raw().cast(), oif, &raw mut mtu, 0, MTU_SEGMENTS)
+        };
+        (over > 0).then_some(mtu)
+    }
+
+    /// The route for a packet that came in by this device: the next device, and the address to send from there
+    /// where the kernel tells (Linux 6.7).
+    #[inline(always)]
+    pub fn route<A: Routed>(&self, to: &A) -> Option<(u32, A)> {
+        let fib = question::<bpf_fib_lookup>()?;
+        let mut answer = self.ask_route(fib, to, FIB_SOURCE);
+        if answer < 0 {
+            // A kernel that does not know the flag.
+            answer = self.ask_route(fib, to, 0);
+        }
+        (answer == FIB_SUCCESS || answer == FIB_NO_NEIGH).then(|| (fib.ifindex, A::source(fib)))
+    }
+
+    #[inline(always)]
+    fn ask_route<A: Routed>(&self, fib: &mut bpf_fib_lookup, to: &A, flags: u32) -> i64 {
+        // SAFETY: every bit pattern is valid for this plain struct of the kernel's.
+        *fib = unsafe { core::mem::zeroed() };
+        fib.ifindex = self.ifindex();
+        to.ask(fib);
+        let size = size_of::<bpf_fib_lookup>() as i32;
+        // SAFETY: the context of this program type, and a struct of the size given.
+        unsafe { helpers::bpf_fib_lookup(self.raw().cast(), fib, size, flags) }
+    }
+
+    /// Does a socket of this network namespace own the tuple?
+    #[inline(always)]
+    pub fn has_socket<A: Routed>(&self, tuple: &FlowKey<A>) -> bool {
+        let Some(asked) = question::<bpf_sock_tuple>() else {
+            return false;
+        };
+        let size = A::tuple(tuple, asked);
+        // SAFETY: the context of this program type, a struct of the size given, and a reference that is
+        // given back at once.
+        unsafe {
+            let socket = if tuple.proto == Proto::TCP {
+                helpers::bpf_skc_lookup_tcp(self.raw().cast(), asked, size, CURRENT_NETNS, 0)
+            } else if tuple.proto == Proto::UDP {
+                helpers::bpf_sk_lookup_udp(self.raw().cast(), asked, size, CURRENT_NETNS, 0)
+            } else {
+                return false;
+            };
+            if socket.is_null() {
+                return false;
+            }
+            helpers::bpf_sk_release(socket.cast());
+        }
+        true
+    }
+}
+
+/// Room for a struct that the kernel is asked with: too large for the stack.
+#[inline(always)]
+fn question<T: Question>() -> Option<&'static mut T> {
+    const { assert!(size_of::<T>() <= size_of::<Room>() && align_of::<T>() <= align_of::<Room>()) };
+    // SAFETY: the map's value, a CPU's own, large enough, and any bits are valid for the structs named
+    // below; programs on devices run with softirqs off, so one question at a time.
+    LB_QUESTION
+        .get_ptr_mut(0)
+        .map(|at| unsafe { &mut *at.cast::<T>() })
+}
+
+/// Plain structs of the kernel's.
+trait Question {}
+impl Question for bpf_fib_lookup {}
+impl Question for bpf_sock_tuple {}
+
+/// 64 bytes.
+type Room = [u64; 8];
+
+#[btf_map]
+static LB_QUESTION: PerCpuArray<Room, 1> = PerCpuArray::new();
+
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the kernel returns a verdict of 32 bits"
+)]
+const fn verdict(from: i64) -> i32 {
+    from as i32
+}
+
+impl Bytes for Skb<'_> {
+    #[inline(always)]
+    fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        let bytes = self.direct::<N>(at)?;
+        // SAFETY: between the packet's start and end.
+        Some(unsafe { ptr::read_unaligned(bytes) })
+    }
+}
+
+impl Frame for Skb<'_> {
+    #[inline(always)]
+    fn store<const N: usize>(&self, at: u32, bytes: &[u8; N]) -> bool {
+        let Some(to) = self.direct::<N>(at) else {
+            return false;
+        };
+        // SAFETY: between the packet's start and end; the kernel makes the bytes the program's own before it
+        // runs.
+        unsafe { ptr::write_unaligned(to, *bytes) };
+        true
+    }
+
+    #[inline(always)]
+    fn l4_csum(&self, at: u32, diff: u32, how: Csum) -> bool {
+        let mut flags = 0;
+        if how.is_pseudo {
+            flags |= u64::from(BPF_F_PSEUDO_HDR);
+        }
+        if how.zero_is_none {
+            flags |= u64::from(BPF_F_MARK_MANGLED_0);
+        }
+        // SAFETY: the context of this program type; size 0 in the flags means that `diff` is a difference.
+        unsafe {
+            helpers::bpf_l4_csum_replace(self.raw(), at & MAX_OFFSET, 0, u64::from(diff), flags)
+                == 0
+        }
+    }
+}
+
+/// A family in the kernel's own structs.
+pub trait Routed: Address {
+    fn ask(&self, fib: &mut bpf_fib_lookup);
+    fn source(fib: &bpf_fib_lookup) -> Self;
+    /// Fills in the tuple, and says how many bytes of it count.
+    fn tuple(key: &FlowKey<Self>, to: &mut bpf_sock_tuple) -> u32;
+}
+
+impl Routed for Addr4 {
+    #[inline(always)]
+    fn ask(&self, fib: &mut bpf_fib_lookup) {
+        fib.family = AF_INET;
+        fib.__bindgen_anon_4.ipv4_dst = self.to_ctx();
+    }
+
+    #[inline(always)]
+    fn source(fib: &bpf_fib_lookup) -> Self {
+        // SAFETY: the family says which member of the union is meant.
+        Self::from_ctx(unsafe { fib.__bindgen_anon_3.ipv4_src })
+    }
+
+    #[inline(always)]
+    fn tuple(key: &FlowKey<Self>, to: &mut bpf_sock_tuple) -> u32 {
+        // SAFETY: a plain union; all of its members are integers.
+        let tuple = unsafe { &mut to.__bindgen_anon_1.ipv4 };
+        tuple.saddr = key.src.to_ctx();
+        tuple.daddr = key.dst.to_ctx();
+        tuple.sport = u16::from_ne_bytes(key.sport.be);
+        tuple.dport = u16::from_ne_bytes(key.dport.be);
+        12
+    }
+}
+
+impl Routed for Addr6 {
+    #[inline(always)]
+    fn ask(&self, fib: &mut bpf_fib_lookup) {
+        fib.family = AF_INET6;
+        fib.__bindgen_anon_4.ipv6_dst = self.ne_words();
+    }
+
+    #[inline(always)]
+    fn source(fib: &bpf_fib_lookup) -> Self {
+        // SAFETY: the family says which member of the union is meant.
+        Self::from_ctx(unsafe { fib.__bindgen_anon_3.ipv6_src })
+    }
+
+    #[inline(always)]
+    fn tuple(key: &FlowKey<Self>, to: &mut bpf_sock_tuple) -> u32 {
+        // SAFETY: a plain union; all of its members are integers.
+        let tuple = unsafe { &mut to.__bindgen_anon_1.ipv6 };
+        tuple.saddr = key.src.ne_words();
+        tuple.daddr = key.dst.ne_words();
+        tuple.sport = u16::from_ne_bytes(key.sport.be);
+        tuple.dport = u16::from_ne_bytes(key.dport.be);
+        36
+    }
+}
