@@ -9,6 +9,7 @@
 
 pub mod affinity;
 pub mod agent_state;
+pub mod answer;
 pub mod config;
 pub mod datagram;
 pub mod decide;

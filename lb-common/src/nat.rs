@@ -13,6 +13,7 @@ use crate::{
     decide::{Caller, Chance, Dial, Lookup, PACKET, lookup, try_choose},
     flow::{FlowFlags, FlowKey, FlowVal},
     frontend::{Class, FrontendVal, Kind},
+    id::{BackendId, ServiceId},
     list::List,
     net::{Address, BePort},
     parse::Header,
@@ -26,8 +27,9 @@ use crate::{
 /// fails.
 const PORT_TRIES: u32 = 16;
 /// Ports for clients whose own port is taken: the dynamic ones (RFC 6335).
-const DYNAMIC_LO: u16 = 49_152;
-const DYNAMIC_HI: u16 = 65_535;
+pub const DYNAMIC_LO: u16 = 49_152;
+/// Likewise, the last.
+pub const DYNAMIC_HI: u16 = 65_535;
 
 /// The flow tables of one family, embryos and established as one.
 pub trait Flows<A> {
@@ -162,14 +164,20 @@ pub struct Draft<A> {
     pub header: Header<A>,
     /// What the packet does to its connection: a [`Step`] as a number.
     pub step: u32,
+    /// What to answer, where there is an answer: an [`crate::answer::Error`] as a number.
+    pub answer: u32,
     /// What it dials.
     pub frontend: FrontendVal,
     /// What the packet carries.
     pub key: FlowKey<A>,
     /// The half of the client's packets.
     pub val: FlowVal<A>,
-    /// What the answers will carry.
+    /// What the answers will carry; for an ICMP error what it quotes, translated.
     pub answers: FlowKey<A>,
+    /// What an ICMP error quotes.
+    pub quoted: FlowKey<A>,
+    /// The network header that it quotes.
+    pub inner: Header<A>,
     /// The half of the backend's packets.
     pub counterpart: FlowVal<A>,
 }
@@ -377,6 +385,28 @@ impl<T, N, C: Chance> Opening<'_, T, N, C> {
         }
     }
 
+    /// Makes way for a flow that has the tuple of this opener, or its answers: the opener goes on under another
+    /// port from `lo` to `hi`. It is no Service's.
+    #[inline(never)]
+    pub fn sidestep<A>(&self, draft: &mut Draft<A>, flags: FlowFlags, lo: u16, hi: u16) -> bool
+    where
+        A: Address,
+        T: Flows<A>,
+        N: Network<A>,
+    {
+        let val = &mut draft.val;
+        val.src = draft.key.src;
+        val.dst = draft.key.dst;
+        val.dport = draft.key.dport;
+        val.service = ServiceId::NONE;
+        val.backend = BackendId::NONE;
+        val.generation = 0;
+        val.flags = flags.with(FlowFlags::PORT);
+        val.oif = 0;
+        val.seen_s = self.now_s;
+        self.reserve_port(draft, 0, lo, hi) && self.tables.reserve(&draft.key, &draft.val)
+    }
+
     /// Reserves the answers of a flow that keeps the client's address and port; false when another flow of
     /// the same client and backend has the same answers.
     #[inline(always)]
@@ -428,7 +458,8 @@ impl<T, N, C: Chance> Opening<'_, T, N, C> {
     {
         draft.put_answers(back);
         let flags = draft.val.flags;
-        let asks_host = flags.has(FlowFlags::SNAT) && !flags.has(FlowFlags::LB0);
+        let asks_host = (flags.has(FlowFlags::SNAT) && !flags.has(FlowFlags::LB0))
+            || flags.has(FlowFlags::HOST);
         if self.tables.is_flow(&draft.answers)
             || (asks_host && self.network.is_port_taken(&draft.answers))
         {

@@ -86,8 +86,9 @@ counters! {
     TooBig = "too_big",
     /// packets of the host or a CNI that had the tuple of a masqueraded flow, moved to another port
     HostPortMoved = "host_port_moved",
-    /// a pod's SCTP to a ClusterIP, which no hook translates at the socket, rejected
-    SctpRejected = "sctp_rejected",
+    /// rejected on their way out: packets to a ClusterIP that no hook translated, as a pod's SCTP and all of
+    /// workloads whose sockets are not this kernel's (--pod-devices)
+    Untranslated = "untranslated",
 }
 
 impl Counter {

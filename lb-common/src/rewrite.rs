@@ -36,8 +36,8 @@ pub trait Rewrite: Address {
     fn store_addrs(
         frame: &impl Frame,
         l3: u32,
-        old: &FlowKey<Self>,
-        new: &FlowKey<Self>,
+        old: (&Self, &Self),
+        new: (&Self, &Self),
     ) -> Option<u32>;
     /// Takes one hop off.
     fn store_ttl(frame: &impl Frame, l3: u32, ttl: u8) -> bool;
@@ -62,7 +62,9 @@ pub fn rewrite<A: Rewrite>(
             return false;
         }
     }
-    let Some(addr_diff) = A::store_addrs(frame, header.l3, old, new) else {
+    let Some(addr_diff) =
+        A::store_addrs(frame, header.l3, (&old.src, &old.dst), (&new.src, &new.dst))
+    else {
         return false;
     };
     let Some(field) = l4_field(old.proto, header.l4) else {
@@ -92,6 +94,90 @@ pub fn rewrite<A: Rewrite>(
                 ..how
             },
         )
+}
+
+/// What an ICMP error says, and what changes in it.
+pub struct Related<'a, A> {
+    /// Its own header.
+    pub outer: &'a Header<A>,
+    /// That of the packet that it quotes.
+    pub inner: &'a Header<A>,
+    /// What it quotes.
+    pub quoted: &'a FlowKey<A>,
+    /// The same, translated.
+    pub translated: &'a FlowKey<A>,
+    /// Sender once translated.
+    pub src: &'a A,
+    /// Receiver once translated.
+    pub dst: &'a A,
+}
+
+/// Translates an ICMP error inside and outside; false when it is cut short, and then it must be dropped.
+///
+/// The quoted transport checksum is kept right where it is quoted, though hardly anyone looks at it.
+#[inline(always)]
+pub fn rewrite_related<A: Rewrite>(frame: &impl Frame, related: &Related<'_, A>) -> bool {
+    let Related {
+        outer,
+        inner,
+        quoted,
+        translated,
+        ..
+    } = related;
+    let Some(inner_diff) = A::store_addrs(
+        frame,
+        inner.l3,
+        (&quoted.src, &quoted.dst),
+        (&translated.src, &translated.dst),
+    ) else {
+        return false;
+    };
+    let old_ports = port_word(quoted.sport, quoted.dport);
+    let new_ports = port_word(translated.sport, translated.dport);
+    let ports_diff = diff4(old_ports, new_ports);
+    if !store_ports(frame, inner.l4, translated.sport, translated.dport) {
+        return false;
+    }
+    // IPv4's own checksum made up for the addresses.
+    let mut change = if A::FAMILY == 6 {
+        add(inner_diff, ports_diff)
+    } else {
+        ports_diff
+    };
+    if let Some(at) = l4_field(quoted.proto, inner.l4)
+        && let Some(field) = frame.load::<2>(at)
+        && !(quoted.proto == Proto::UDP && field == [0; 2])
+    {
+        let field = u16::from_ne_bytes(field);
+        let new = fold_into(field, add(inner_diff, ports_diff));
+        if !frame.store(at, &new.to_ne_bytes()) {
+            return false;
+        }
+        change = add(change, diff4(field as u32, new as u32));
+    }
+    let Some(outer_diff) = A::store_addrs(
+        frame,
+        outer.l3,
+        (&outer.src, &outer.dst),
+        (related.src, related.dst),
+    ) else {
+        return false;
+    };
+    let field = outer.l4 + 2;
+    let how = Csum {
+        is_ipv6: A::FAMILY == 6,
+        ..Csum::default()
+    };
+    let is_covered = A::FAMILY == 4
+        || frame.l4_csum(
+            field,
+            outer_diff,
+            Csum {
+                is_pseudo: true,
+                ..how
+            },
+        );
+    is_covered && frame.l4_csum(field, change, how)
 }
 
 /// Where the transport checksum is. SCTP's is no sum, and does not cover addresses.
@@ -154,14 +240,14 @@ impl Rewrite for Addr4 {
     fn store_addrs(
         frame: &impl Frame,
         l3: u32,
-        old: &FlowKey<Self>,
-        new: &FlowKey<Self>,
+        old: (&Self, &Self),
+        new: (&Self, &Self),
     ) -> Option<u32> {
         let diff = add(
-            diff4(old.src.to_ctx(), new.src.to_ctx()),
-            diff4(old.dst.to_ctx(), new.dst.to_ctx()),
+            diff4(old.0.to_ctx(), new.0.to_ctx()),
+            diff4(old.1.to_ctx(), new.1.to_ctx()),
         );
-        let (s, d) = (new.src.ip4, new.dst.ip4);
+        let (s, d) = (new.0.ip4, new.1.ip4);
         let field = u16::from_ne_bytes(frame.load(l3 + 10)?);
         let is_stored = frame.store(l3 + 10, &fold_into(field, diff).to_ne_bytes())
             && frame.store(l3 + 12, &[s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3]]);
@@ -187,11 +273,11 @@ impl Rewrite for Addr6 {
     fn store_addrs(
         frame: &impl Frame,
         l3: u32,
-        old: &FlowKey<Self>,
-        new: &FlowKey<Self>,
+        old: (&Self, &Self),
+        new: (&Self, &Self),
     ) -> Option<u32> {
-        let diff = add(diff16(&old.src, &new.src), diff16(&old.dst, &new.dst));
-        let is_stored = frame.store(l3 + 8, &new.src.ip6) && frame.store(l3 + 24, &new.dst.ip6);
+        let diff = add(diff16(old.0, new.0), diff16(old.1, new.1));
+        let is_stored = frame.store(l3 + 8, &new.0.ip6) && frame.store(l3 + 24, &new.1.ip6);
         is_stored.then_some(diff)
     }
 

@@ -12,6 +12,8 @@ use crate::{
 
 /// The reflected polynomial.
 const POLY: u32 = 0x82f6_3b78;
+/// The polynomial 1, reflected.
+const ONE: u32 = 1 << 31;
 /// Offset of the checksum in the common header.
 const FIELD: u32 = 8;
 /// Bytes of a packet are counted in 16 bits.
@@ -33,14 +35,13 @@ const fn powers() -> [u32; LENGTH_BITS] {
     all
 }
 
-/// Product of two reflected polynomials modulo [`POLY`].
-#[inline(always)]
+/// Product of two reflected polynomials modulo [`POLY`]. Without branches, for the verifier would follow both sides of
+/// each.
+#[inline(never)]
 const fn multiply(a: u32, b: u32) -> u32 {
     let (mut product, mut b, mut i) = (0, b, 0);
     while i < 32 {
-        if a >> (31 - i) & 1 != 0 {
-            product ^= b;
-        }
+        product ^= b & (a >> (31 - i) & 1).wrapping_neg();
         b = (b >> 1) ^ (POLY & (b & 1).wrapping_neg());
         i += 1;
     }
@@ -55,9 +56,8 @@ pub fn crc_change(delta: u32, after: u32) -> u32 {
     let mut distance = after + 4;
     let mut crc = delta;
     for power in &POWERS {
-        if distance & 1 != 0 {
-            crc = multiply(crc, *power);
-        }
+        let mask = (distance & 1).wrapping_neg();
+        crc = multiply(crc, (*power & mask) | (ONE & !mask));
         distance >>= 1;
     }
     crc

@@ -4,7 +4,7 @@
     reason = "packet bytes, context fields and packet helpers are reached here, and only here"
 )]
 
-use core::ptr;
+use core::{arch::asm, ptr};
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -26,6 +26,8 @@ use lb_common::{
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
+/// BPF_ADJ_ROOM_MAC
+const ROOM_BEHIND_LINK: u32 = 1;
 const CURRENT_NETNS: u64 = u64::MAX;
 /// BPF_FIB_LOOKUP_SRC, Linux 6.7: also choose the source address.
 const FIB_SOURCE: u32 = 1 << 4;
@@ -103,8 +105,7 @@ impl<'a> Skb<'a> {
     #[inline(always)]
     fn direct<const N: usize>(&self, at: u32) -> Option<*mut [u8; N]> {
         let from = self.ctx.data() + (at & MAX_OFFSET) as usize;
-        // A single byte would become `from < end`, which gives the verifier no range.
-        const { assert!(N > 1) };
+        const { assert!(N % 2 == 0, "read and written by words and halves") };
         (from + N <= self.ctx.data_end()).then_some(from as *mut [u8; N])
     }
 
@@ -128,6 +129,25 @@ impl<'a> Skb<'a> {
     pub fn resize(&self, len: u32) -> bool {
         // SAFETY: the context of this program type.
         unsafe { helpers::bpf_skb_change_tail(self.raw(), len, 0) == 0 }
+    }
+
+    /// Makes room behind the link header.
+    #[inline(always)]
+    pub fn make_room(&self, len: u32) -> bool {
+        // SAFETY: the context of this program type.
+        unsafe { helpers::bpf_skb_adjust_room(self.raw(), len as i32, ROOM_BEHIND_LINK, 0) == 0 }
+    }
+
+    /// Sends the link header back to where it came from; nothing to do without one.
+    #[inline(always)]
+    pub fn swap_macs(&self) -> bool {
+        if self.l3 == 0 {
+            return true;
+        }
+        let Some([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) = self.load::<12>(0) else {
+            return false;
+        };
+        self.store(0, &[s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5])
     }
 
     /// Overwrites the hardware address that the packet is for.
@@ -252,10 +272,59 @@ const fn verdict(from: i64) -> i32 {
 impl Bytes for Skb<'_> {
     #[inline(always)]
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
-        let bytes = self.direct::<N>(at)?;
-        // SAFETY: between the packet's start and end.
-        Some(unsafe { ptr::read_unaligned(bytes) })
+        let from = self.direct::<N>(at)?.cast::<u8>();
+        let mut bytes = [0; N];
+        for (i, word) in bytes.chunks_exact_mut(4).enumerate() {
+            // SAFETY: between the packet's start and end.
+            word.copy_from_slice(&unsafe { load_word(from.add(4 * i)) }.to_ne_bytes());
+        }
+        if N % 4 == 2 {
+            // SAFETY: as above.
+            let half = unsafe { load_half(from.add(N - 2)) }.to_ne_bytes();
+            bytes[N - 2] = half[0];
+            bytes[N - 1] = half[1];
+        }
+        Some(bytes)
     }
+}
+
+// Headers lie at any address. The verifier knows which machines read words from there, the compiler does not, and
+// would put each word together from its bytes.
+
+/// # Safety
+/// `at` points to four bytes of the packet.
+#[inline(always)]
+unsafe fn load_word(at: *const u8) -> u32 {
+    let word: u64;
+    // SAFETY: by contract.
+    unsafe { asm!("{v} = *(u32 *)({p} + 0)", p = in(reg) at, v = out(reg) word) };
+    word as u32
+}
+
+/// # Safety
+/// `at` points to two bytes of the packet.
+#[inline(always)]
+unsafe fn load_half(at: *const u8) -> u16 {
+    let half: u64;
+    // SAFETY: by contract.
+    unsafe { asm!("{v} = *(u16 *)({p} + 0)", p = in(reg) at, v = out(reg) half) };
+    half as u16
+}
+
+/// # Safety
+/// `at` points to four writable bytes of the packet.
+#[inline(always)]
+unsafe fn store_word(at: *mut u8, word: u32) {
+    // SAFETY: by contract.
+    unsafe { asm!("*(u32 *)({p} + 0) = {v}", p = in(reg) at, v = in(reg) u64::from(word)) };
+}
+
+/// # Safety
+/// `at` points to two writable bytes of the packet.
+#[inline(always)]
+unsafe fn store_half(at: *mut u8, half: u16) {
+    // SAFETY: by contract.
+    unsafe { asm!("*(u16 *)({p} + 0) = {v}", p = in(reg) at, v = in(reg) u64::from(half)) };
 }
 
 impl Frame for Skb<'_> {
@@ -264,9 +333,18 @@ impl Frame for Skb<'_> {
         let Some(to) = self.direct::<N>(at) else {
             return false;
         };
-        // SAFETY: between the packet's start and end; the kernel makes the bytes the program's own before it
-        // runs.
-        unsafe { ptr::write_unaligned(to, *bytes) };
+        let to = to.cast::<u8>();
+        for (i, word) in bytes.chunks_exact(4).enumerate() {
+            let word = u32::from_ne_bytes([word[0], word[1], word[2], word[3]]);
+            // SAFETY: between the packet's start and end; the kernel makes the bytes the program's own before
+            // it runs.
+            unsafe { store_word(to.add(4 * i), word) };
+        }
+        if N % 4 == 2 {
+            let half = u16::from_ne_bytes([bytes[N - 2], bytes[N - 1]]);
+            // SAFETY: as above.
+            unsafe { store_half(to.add(N - 2), half) };
+        }
         true
     }
 

@@ -4,23 +4,28 @@
 //! the same way. All else passes: most of it after one bit of `LB_PORTS`.
 
 use lb_common::{
+    answer::{Answer as Answers, Error},
     config::{Config, FamilyConfig},
-    decide::Chance,
+    decide::{Chance, Dial, Lookup, lookup},
     device::{DeviceVal, MasqAddr},
     flow::{FlowFlags, FlowKey},
-    nat::{Draft, Flows as _, Network, Opening, Route, stands},
-    net::{Addr4, Addr6, Address as _, Proto},
-    parse::{Parse, ports},
+    fragment::{FragmentKey, FragmentVal},
+    frontend::Class,
+    nat::{DYNAMIC_HI, DYNAMIC_LO, Draft, Flows as _, Network, Opening, Route, Sender, stands},
+    net::{Addr4, Addr6, BePort, Proto},
+    parse::{Bytes as _, Parse, Place, ports},
     ports::{backend_bit, frontend_bit},
-    reason::Counter,
+    reason::{Answer, Counter, Reason},
     rewrite::{Rewrite, rewrite},
     tables::Tables,
-    track::after,
+    track::{Step, after},
 };
 
 use crate::{
+    answer::answer,
     count::{count_packet, count_packet_at},
     flows::FlowTables,
+    icmp::{is_error, related},
     maps::{Kernel, config, device, has_port},
     packet::{Routed, Skb},
     sock_addr::{now_ns, now_s, random},
@@ -32,18 +37,23 @@ pub const NEXT: i32 = -1;
 pub const SHOT: i32 = 2;
 /// Not a verdict: the flow is in the tables now.
 const MADE: i32 = 100;
+/// Not a verdict: the packet is dropped and answered.
+const ANSWER: i32 = 101;
+
+/// The smallest packet that a device might not take: IPv4 devices take at least 576 bytes by custom, IPv6 devices 1280.
+const ALWAYS_FITS: u32 = 576;
 
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 
 /// A family as packets have it.
-pub trait Family: Parse + Rewrite + Routed + MasqAddr {}
+pub trait Family: Parse + Rewrite + Routed + MasqAddr + Answers {}
 impl Family for Addr4 {}
 impl Family for Addr6 {}
 
 /// Where the packet is met.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
+pub enum Side {
     Inbound,
     Outbound,
     Lb0,
@@ -65,8 +75,8 @@ impl Chance for KernelChance {
 }
 
 /// The node's network, as seen by a packet.
-struct Node<'a, 'c> {
-    skb: &'a Skb<'c>,
+pub struct Node<'a, 'c> {
+    pub skb: &'a Skb<'c>,
 }
 
 impl<A: Family> Network<A> for Node<'_, '_> {
@@ -112,8 +122,8 @@ pub fn ingress(skb: &Skb<'_>) -> i32 {
         return NEXT;
     }
     match skb.protocol() {
-        IPV4 => packet::<Addr4>(skb, Side::Inbound),
-        IPV6 => packet::<Addr6>(skb, Side::Inbound),
+        IPV4 => work::<Addr4>(skb, Side::Inbound),
+        IPV6 => work::<Addr6>(skb, Side::Inbound),
         _ => NEXT,
     }
 }
@@ -129,8 +139,8 @@ pub fn egress(skb: &Skb<'_>) -> i32 {
         return NEXT;
     }
     match skb.protocol() {
-        IPV4 => packet::<Addr4>(skb, Side::Outbound),
-        IPV6 => packet::<Addr6>(skb, Side::Outbound),
+        IPV4 => work::<Addr4>(skb, Side::Outbound),
+        IPV6 => work::<Addr6>(skb, Side::Outbound),
         _ => NEXT,
     }
 }
@@ -138,9 +148,26 @@ pub fn egress(skb: &Skb<'_>) -> i32 {
 #[inline(always)]
 pub fn lb0_egress(skb: &Skb<'_>) -> i32 {
     match skb.protocol() {
-        IPV4 => packet::<Addr4>(skb, Side::Lb0),
-        IPV6 => packet::<Addr6>(skb, Side::Lb0),
+        IPV4 => work::<Addr4>(skb, Side::Lb0),
+        IPV6 => work::<Addr6>(skb, Side::Lb0),
         _ => NEXT,
+    }
+}
+
+/// Works on a packet, and answers it if that is what becomes of it.
+#[inline(always)]
+fn work<A: Family>(skb: &Skb<'_>, side: Side) -> i32
+where
+    Kernel: Tables<A> + FlowTables<A>,
+    Config: FamilyConfig<A>,
+{
+    let verdict = packet::<A>(skb, side);
+    if verdict != ANSWER {
+        return verdict;
+    }
+    match (config(), FlowTables::<A>::draft(&Kernel)) {
+        (Some(config), Some(draft)) => answer(skb, config, draft, side),
+        _ => SHOT,
     }
 }
 
@@ -154,11 +181,14 @@ where
     let (Some(config), Some(draft)) = (config(), FlowTables::<A>::draft(&Kernel)) else {
         return NEXT;
     };
-    if !read(skb, draft) {
-        return NEXT;
+    match read(skb, draft) {
+        FLOW => {}
+        ICMP_ERROR => return related(skb, config, draft, side),
+        OTHER => return other(config, draft, side),
+        _ => return NEXT,
     }
     if !concerns(config, &draft.key, side) {
-        return NEXT;
+        return bystander(skb, config, draft, side);
     }
     let now_s = now_s();
     let may_open = side == Side::Inbound && draft.step().may_open();
@@ -170,21 +200,16 @@ where
     let is_embryo = match found {
         Some(is_embryo) => is_embryo,
         None if may_open => {
-            let verdict = opener(skb, config, draft, now_s);
+            let verdict = opener(skb, config, draft);
             if verdict != MADE {
                 return verdict;
             }
             true
         }
-        None => return NEXT,
+        None => return bystander(skb, config, draft, side),
     };
     let flags = draft.val.flags;
-    let is_met = match side {
-        Side::Inbound => flags.is_met_inbound(),
-        Side::Outbound => flags.is_met_outbound(),
-        Side::Lb0 => flags.is_met_at_lb0(),
-    };
-    if !is_met {
+    if !is_met(flags, side) {
         return NEXT;
     }
     let next = after(flags, draft.step());
@@ -196,15 +221,41 @@ where
     send(skb, config, draft)
 }
 
-/// Reads the headers; false where they are none that a flow could have.
+/// What [`read`] found: nothing that concerns us, a packet that may have a flow, an ICMP error, anything else.
+const NOTHING: u32 = 0;
+const FLOW: u32 = 1;
+const ICMP_ERROR: u32 = 2;
+const OTHER: u32 = 3;
+
+/// Reads the headers.
 #[inline(never)]
-fn read<A: Family>(skb: &Skb<'_>, draft: &mut Draft<A>) -> bool {
+fn read<A: Family>(skb: &Skb<'_>, draft: &mut Draft<A>) -> u32
+where
+    Kernel: FlowTables<A>,
+{
     skb.pull_headers();
     let Some(header) = A::header(skb, skb.l3) else {
-        return false;
+        return NOTHING;
     };
+    draft.header = header;
+    if header.place == Place::LATER {
+        return follow_first(draft);
+    }
+    if header.proto == A::ICMP {
+        let Some([kind, _]) = skb.load::<2>(header.l4) else {
+            return NOTHING;
+        };
+        draft.step = kind as u32;
+        return if is_error(A::FAMILY, kind) {
+            ICMP_ERROR
+        } else {
+            OTHER
+        };
+    }
     let Some(ports) = ports(skb, header.proto, header.l4) else {
-        return false;
+        // Cut short, unless it is a protocol that has no ports.
+        let is_known = matches!(header.proto, Proto::TCP | Proto::UDP | Proto::SCTP);
+        return if is_known { NOTHING } else { OTHER };
     };
     draft.key = FlowKey::new(
         header.proto,
@@ -213,22 +264,213 @@ fn read<A: Family>(skb: &Skb<'_>, draft: &mut Draft<A>) -> bool {
         header.dst,
         ports.dport,
     );
-    draft.header = header;
     draft.step = ports.step as u32;
-    true
+    FLOW
+}
+
+/// A fragment without ports has those of the first one (rule 98).
+#[inline(always)]
+fn follow_first<A: Family>(draft: &mut Draft<A>) -> u32
+where
+    Kernel: FlowTables<A>,
+{
+    let header = &draft.header;
+    let key = FragmentKey::new(header.proto, header.src, header.dst, header.id);
+    let Some(ports) = Kernel.fragment(&key) else {
+        return OTHER;
+    };
+    draft.key = key.tuple(&ports);
+    draft.step = Step::Carry as u32;
+    FLOW
 }
 
 /// May the packet be a Service's? Reads one bit.
 #[inline(always)]
-fn concerns<A>(config: &Config, key: &FlowKey<A>, side: Side) -> bool {
+pub fn concerns<A>(config: &Config, key: &FlowKey<A>, side: Side) -> bool {
     match side {
         Side::Inbound => {
             config.is_snat_port(key.dport)
                 || frontend_bit(key.proto, key.dport).is_some_and(has_port)
         }
-        Side::Outbound => has_port(backend_bit(key.sport)),
+        Side::Outbound => has_port(backend_bit(key.sport)) || config.is_snat_port(key.sport),
         Side::Lb0 => true,
     }
+}
+
+/// Is a half with these flags translated here?
+#[inline(always)]
+pub fn is_met(flags: FlowFlags, side: Side) -> bool {
+    match side {
+        Side::Inbound => flags.is_met_inbound(),
+        Side::Outbound => flags.is_met_outbound(),
+        Side::Lb0 => flags.is_met_at_lb0(),
+    }
+}
+
+/// A packet without a flow of its own: it may still be in the way of one, or lead nowhere.
+#[inline(always)]
+fn bystander<A: Family>(skb: &Skb<'_>, config: &Config, draft: &mut Draft<A>, side: Side) -> i32
+where
+    Kernel: Tables<A> + FlowTables<A>,
+    Config: FamilyConfig<A>,
+{
+    let may_open = draft.step().may_open();
+    match side {
+        Side::Inbound if may_open && has_port(backend_bit(draft.key.dport)) => {
+            beside(skb, config, draft)
+        }
+        Side::Outbound if config.is_snat_port(draft.key.sport) => collision(skb, config, draft),
+        Side::Inbound | Side::Outbound if may_open => nowhere(config, draft, side),
+        _ => NEXT,
+    }
+}
+
+/// A protocol without ports, an echo, or a fragment whose first was not seen.
+#[inline(never)]
+fn other<A: Family>(config: &Config, draft: &mut Draft<A>, side: Side) -> i32
+where
+    Kernel: Tables<A> + FlowTables<A>,
+    Config: FamilyConfig<A>,
+{
+    if side == Side::Lb0 {
+        return NEXT;
+    }
+    let header = &draft.header;
+    draft.key = FlowKey::new(
+        header.proto,
+        header.src,
+        BePort::new(0),
+        header.dst,
+        BePort::new(0),
+    );
+    if draft.header.place == Place::LATER {
+        return lost_fragment(config, draft);
+    }
+    nowhere(config, draft, side)
+}
+
+/// A fragment for a VIP must not go on as it is; on a node's own address it may be the host's.
+#[inline(always)]
+fn lost_fragment<A: Family>(config: &Config, draft: &Draft<A>) -> i32
+where
+    Config: FamilyConfig<A>,
+{
+    if config.ranges().find(&draft.header.dst).is_none() {
+        return NEXT;
+    }
+    count_packet(Counter::FragmentUnknown);
+    SHOT
+}
+
+/// A packet to an address in a service range that no frontend answers, where it arrives (rules 83, 84); and one to a
+/// ClusterIP that is about to leave the node untranslated.
+#[inline(never)]
+fn nowhere<A: Family>(config: &Config, draft: &mut Draft<A>, side: Side) -> i32
+where
+    Kernel: Tables<A> + FlowTables<A>,
+    Config: FamilyConfig<A>,
+{
+    if config.ranges().find(&draft.key.dst).is_none() {
+        return NEXT;
+    }
+    let dial = Dial {
+        addr: draft.key.dst,
+        port: draft.key.dport,
+        proto: draft.key.proto,
+    };
+    let sender = Sender {
+        addr: draft.key.src,
+        class: Class::Outside,
+    };
+    match lookup(&Kernel, &dial, &sender) {
+        Lookup::Pass => NEXT,
+        Lookup::Refuse(reason) => refuse(draft, reason),
+        Lookup::Found(_) if side == Side::Outbound => {
+            count_packet(Counter::Untranslated);
+            pending(draft, Error::PortUnreachable)
+        }
+        Lookup::Found(_) => NEXT,
+    }
+}
+
+/// Counts a refusal, and answers it if it is one to answer.
+#[inline(always)]
+fn refuse<A>(draft: &mut Draft<A>, reason: Reason) -> i32 {
+    count_packet(reason.counter());
+    match reason.answer() {
+        Answer::Refused => pending(draft, Error::PortUnreachable),
+        Answer::Unreachable => SHOT,
+    }
+}
+
+/// Says what to answer.
+#[inline(always)]
+fn pending<A>(draft: &mut Draft<A>, error: Error) -> i32 {
+    draft.answer = error.code();
+    ANSWER
+}
+
+/// A direct opener to a backend whose answers would be taken for those of a flow to a VIP: it ends a flow that is
+/// closing, else it goes on under another port.
+#[inline(never)]
+fn beside<A: Family>(skb: &Skb<'_>, config: &Config, draft: &mut Draft<A>) -> i32
+where
+    Kernel: Tables<A> + FlowTables<A>,
+    Config: FamilyConfig<A>,
+{
+    draft.answers = draft.key.reversed();
+    let Some(flow) = Kernel.flow(&draft.answers) else {
+        return nowhere(config, draft, Side::Inbound);
+    };
+    if !flow.flags.is_met_outbound() {
+        return NEXT;
+    }
+    if flow.flags.is_closing() {
+        draft.quoted = flow.other_key(draft.key.proto);
+        Kernel.forget(&draft.quoted);
+        Kernel.forget(&draft.answers);
+        return NEXT;
+    }
+    let opening = opening(skb, config);
+    if !opening.sidestep(draft, FlowFlags::DIRECT, DYNAMIC_LO, DYNAMIC_HI) {
+        count_packet(Counter::NoSnatPort);
+        return SHOT;
+    }
+    count_packet(Counter::PortChanged);
+    send(skb, config, draft)
+}
+
+/// A packet of the host, or one that a CNI masqueraded, that leaves with the tuple of a masqueraded flow of ours: its
+/// answers would be taken for that flow's.
+#[inline(never)]
+fn collision<A: Family>(skb: &Skb<'_>, config: &Config, draft: &mut Draft<A>) -> i32
+where
+    Kernel: Tables<A> + FlowTables<A>,
+    Config: FamilyConfig<A>,
+{
+    draft.answers = draft.key.reversed();
+    let Some(flow) = Kernel.flow(&draft.answers) else {
+        return NEXT;
+    };
+    if !flow.flags.has(FlowFlags::SNAT) || flow.flags.has(FlowFlags::LB0) {
+        return NEXT;
+    }
+    if draft.step().may_open() {
+        let (lo, hi) = (config.snat_lo.host(), config.snat_hi.host());
+        let opening = opening(skb, config);
+        if hi >= lo && opening.sidestep(draft, FlowFlags::HOST, lo, hi) {
+            count_packet(Counter::HostPortMoved);
+            return send(skb, config, draft);
+        }
+    } else if !flow.flags.has(FlowFlags::ESTABLISHED) {
+        // A connection that is older than ours: ours tries again, from another port.
+        draft.quoted = flow.other_key(draft.key.proto);
+        Kernel.forget(&draft.quoted);
+        Kernel.forget(&draft.answers);
+        return NEXT;
+    }
+    count_packet(Counter::NoSnatPort);
+    SHOT
 }
 
 /// [`stands`] for the flow at hand.
@@ -299,50 +541,104 @@ where
 
 /// Rewrites a packet and sends it on its way.
 #[inline(never)]
-fn send<A: Family>(skb: &Skb<'_>, config: &Config, draft: &mut Draft<A>) -> i32 {
-    let flags = draft.val.flags;
-    let is_redirected = flags.has(FlowFlags::SNAT);
-    let to_lb0 = flags.has(FlowFlags::LB0) && !flags.has(FlowFlags::REPLY);
-    if is_redirected && !to_lb0 && draft.header.ttl <= 1 {
-        count_packet(Counter::HopsExceeded);
-        return SHOT;
+fn send<A: Family>(skb: &Skb<'_>, config: &Config, draft: &mut Draft<A>) -> i32
+where
+    Kernel: FlowTables<A>,
+{
+    if draft.header.place == Place::FIRST {
+        remember_first(draft);
     }
-    draft.answers = draft.val.translated(draft.key.proto);
-    if !rewrite(skb, &draft.header, &draft.key, &draft.answers) {
+    let is_redirected = draft.val.flags.has(FlowFlags::SNAT);
+    if is_redirected && !to_lb0(draft.val.flags) {
+        if draft.header.ttl <= 1 {
+            count_packet(Counter::HopsExceeded);
+            return pending(draft, Error::HopsExceeded);
+        }
+        if skb.len() > ALWAYS_FITS
+            && let Some(mtu) = skb.too_big_for(draft.val.oif)
+        {
+            count_packet(Counter::TooBig);
+            return pending(draft, Error::TooBig { mtu });
+        }
+    }
+    if !write(skb, draft) {
         count_packet(Counter::Malformed);
         return SHOT;
     }
-    if !is_redirected {
-        return NEXT;
+    if is_redirected {
+        leave(skb, config, draft)
+    } else {
+        NEXT
     }
-    if to_lb0 {
+}
+
+/// Later fragments find their ports by this.
+#[inline(always)]
+fn remember_first<A: Family>(draft: &Draft<A>)
+where
+    Kernel: FlowTables<A>,
+{
+    let (header, key) = (&draft.header, &draft.key);
+    Kernel.put_fragment(
+        &FragmentKey::new(header.proto, header.src, header.dst, header.id),
+        &FragmentVal {
+            sport: key.sport,
+            dport: key.dport,
+        },
+    );
+}
+
+/// Makes the packet say what the flow says.
+#[inline(never)]
+fn write<A: Family>(skb: &Skb<'_>, draft: &mut Draft<A>) -> bool {
+    draft.answers = draft.val.translated(draft.key.proto);
+    rewrite(skb, &draft.header, &draft.key, &draft.answers)
+}
+
+/// Into `lb0`, where the stack takes it up?
+#[inline(always)]
+const fn to_lb0(flags: FlowFlags) -> bool {
+    flags.has(FlowFlags::LB0) && !flags.has(FlowFlags::REPLY)
+}
+
+/// Sends a masqueraded packet, or its answer, where the flow says.
+#[inline(always)]
+pub fn leave<A: Family>(skb: &Skb<'_>, config: &Config, draft: &Draft<A>) -> i32 {
+    if to_lb0(draft.val.flags) {
         if !skb.set_destination_mac(&config.lb0_mac) {
             return SHOT;
         }
         return skb.redirect_into(config.lb0);
     }
-    if !A::store_ttl(skb, draft.header.l3, draft.header.ttl - 1) {
+    if !A::store_ttl(skb, draft.header.l3, draft.header.ttl.wrapping_sub(1)) {
         return SHOT;
     }
     skb.set_mark(skb.mark() | config.mark);
     skb.redirect_neigh(draft.val.oif)
 }
 
-/// Decides an opener without a flow: a verdict, or [`MADE`].
-#[inline(never)]
-fn opener<A: Family>(skb: &Skb<'_>, config: &Config, draft: &mut Draft<A>, now_s: u32) -> i32
-where
-    Kernel: Tables<A> + FlowTables<A>,
-    Config: FamilyConfig<A>,
-{
-    let opening = Opening {
+#[inline(always)]
+fn opening<'a, 'c>(
+    skb: &'a Skb<'c>,
+    config: &'a Config,
+) -> Opening<'a, Kernel, Node<'a, 'c>, KernelChance> {
+    Opening {
         tables: Kernel,
         network: Node { skb },
         config,
         chance: KernelChance,
-        now_s,
-    };
-    let outcome = opening.open(draft);
+        now_s: now_s(),
+    }
+}
+
+/// Decides an opener without a flow: a verdict, or [`MADE`].
+#[inline(never)]
+fn opener<A: Family>(skb: &Skb<'_>, config: &Config, draft: &mut Draft<A>) -> i32
+where
+    Kernel: Tables<A> + FlowTables<A>,
+    Config: FamilyConfig<A>,
+{
+    let outcome = opening(skb, config).open(draft);
     if let Some(hit) = outcome.made() {
         count_packet_at(hit);
         return if Kernel.find(draft).is_some() {
@@ -356,10 +652,7 @@ where
         return SHOT;
     }
     match outcome.refused() {
-        None => NEXT,
-        Some(reason) => {
-            count_packet(reason.counter());
-            SHOT
-        }
+        None => beside(skb, config, draft),
+        Some(reason) => refuse(draft, reason),
     }
 }

@@ -1,0 +1,100 @@
+//! ICMP: errors about translated packets, and echo to a VIP.
+
+use lb_common::{
+    config::{Config, FamilyConfig},
+    flow::{FlowFlags, FlowKey},
+    nat::Draft,
+    net::Proto,
+    parse::{Place, port_pair},
+    reason::Counter,
+    rewrite::{Related, rewrite_related},
+    tables::Tables,
+};
+
+use crate::{
+    count::count_packet,
+    flows::FlowTables,
+    maps::Kernel,
+    packet::Skb,
+    tc_lb::{Family, NEXT, SHOT, Side, concerns, is_met, leave},
+};
+
+/// Bytes of an ICMP header.
+const HEADER: u32 = 8;
+
+/// Is it an error, which quotes a packet?
+#[inline(always)]
+pub const fn is_error(family: u8, kind: u8) -> bool {
+    if family == 4 {
+        // Unreachable, time exceeded, parameter problem (RFC 792).
+        matches!(kind, 3 | 11 | 12)
+    } else {
+        // The first half of all types (RFC 4443).
+        kind < 128
+    }
+}
+
+/// An ICMP error: it goes the way of the flow that it is about, in the direction of that flow's answers.
+#[inline(never)]
+pub fn related<A: Family>(skb: &Skb<'_>, config: &Config, draft: &mut Draft<A>, side: Side) -> i32
+where
+    Kernel: Tables<A> + FlowTables<A>,
+    Config: FamilyConfig<A>,
+{
+    if !read_quoted(skb, draft) || !concerns(config, &draft.key, side) {
+        return NEXT;
+    }
+    if Kernel.find(draft).is_none() || !is_met(draft.val.flags, side) {
+        return NEXT;
+    }
+    draft.answers = draft.val.other_key(draft.key.proto);
+    if !translate(skb, draft) {
+        count_packet(Counter::Malformed);
+        return SHOT;
+    }
+    count_packet(Counter::IcmpTranslated);
+    if !draft.val.flags.has(FlowFlags::SNAT) {
+        return NEXT;
+    }
+    leave(skb, config, draft)
+}
+
+/// Reads what the error quotes into `draft.quoted`, and the half of the flow that it travels with into `draft.key`.
+#[inline(never)]
+fn read_quoted<A: Family>(skb: &Skb<'_>, draft: &mut Draft<A>) -> bool {
+    let Some(inner) = A::header(skb, draft.header.l4 + HEADER) else {
+        return false;
+    };
+    if inner.place == Place::LATER || !matches!(inner.proto, Proto::TCP | Proto::UDP | Proto::SCTP)
+    {
+        return false;
+    }
+    let Some((sport, dport)) = port_pair(skb, inner.l4) else {
+        return false;
+    };
+    draft.quoted = FlowKey::new(inner.proto, inner.src, sport, inner.dst, dport);
+    draft.key = draft.quoted.reversed();
+    draft.inner = inner;
+    true
+}
+
+#[inline(never)]
+fn translate<A: Family>(skb: &Skb<'_>, draft: &Draft<A>) -> bool {
+    // A router's own address stays what it is, unless answers must come back to us.
+    let src = if draft.val.src == draft.key.src {
+        &draft.header.src
+    } else {
+        &draft.val.src
+    };
+    rewrite_related(
+        skb,
+        &Related {
+            outer: &draft.header,
+            inner: &draft.inner,
+            quoted: &draft.quoted,
+            translated: &draft.answers,
+            src,
+            dst: &draft.val.dst,
+        },
+    )
+}
