@@ -24,9 +24,12 @@ use lb_agent::{
 use lb_common::{
     affinity::{AffinityKey, AffinityVal},
     config::Config,
+    device::DeviceVal,
+    flow::{FlowKey, FlowVal},
+    fragment::{FragmentKey, FragmentVal},
     frontend::{FrontendKey, FrontendVal, Kind},
     id::{BackendId, ServiceId},
-    map_table::{MAPS, MapType, PROGRAMS},
+    map_table::{MAPS, MapType, PACKET_PROGRAMS, PROGRAMS},
     name::ServiceName,
     net::{Addr4, Addr6, BePort, Proto},
     netns::NetnsVal,
@@ -142,7 +145,8 @@ fn every_program_loads() -> Result<()> {
         ensure!(program.verified > 0, "{program:?}");
     }
     let names: Vec<&str> = programs.iter().map(|program| program.name).collect();
-    let wanted: Vec<&str> = PROGRAMS.iter().map(|(name, _)| *name).collect();
+    let all = PROGRAMS.iter().chain(PACKET_PROGRAMS);
+    let wanted: Vec<&str> = all.map(|(name, _)| *name).collect();
     ensure!(names == wanted, "{names:?}");
     Ok(())
 }
@@ -184,7 +188,7 @@ fn the_kernel_keeps_every_name_whole() -> Result<()> {
         let shown = json(&["map", "show", "pinned"], &loaded.pin(spec.name))?;
         ensure!(shown["name"] == spec.name, "{shown}");
     }
-    for (name, _) in PROGRAMS {
+    for (name, _) in PROGRAMS.iter().chain(PACKET_PROGRAMS) {
         ensure!(name.len() <= NAME_MAX, "{name} is too long");
     }
     Ok(())
@@ -236,7 +240,7 @@ fn programs_load_with_three_capabilities_and_little_locked_memory() -> Result<()
     ensure!(output.status.success(), "{said}");
     let programs: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     let count = programs.as_array().map_or(0, Vec::len);
-    ensure!(count == PROGRAMS.len(), "{programs}");
+    ensure!(count == PROGRAMS.len() + PACKET_PROGRAMS.len(), "{programs}");
     Ok(())
 }
 
@@ -279,6 +283,12 @@ const FIELDS: &[(&str, &[&str])] = &[
             "nodeport_hi",
             "ranges4",
             "ranges6",
+            "pods4",
+            "lb0_addr4",
+            "snat_lo",
+            "mark",
+            "timeouts",
+            "established_s",
         ],
     ),
     ("LB_AGENT", &["active_config", "pid", "started_ns"]),
@@ -296,8 +306,34 @@ const FIELDS: &[(&str, &[&str])] = &[
         ],
     ),
     ("LB_UDP_REVNAT", &["socket", "addr", "port", "vip", "proto"]),
+    ("LB4_FLOWS", FLOW),
+    ("LB6_FLOWS", FLOW),
+    ("LB4_EMBRYOS", FLOW),
+    ("LB6_EMBRYOS", FLOW),
+    ("LB4_FRAGMENTS", FRAGMENT),
+    ("LB6_FRAGMENTS", FRAGMENT),
+    ("LB4_DRAFT", &["header", "key", "val", "answers"]),
+    ("LB6_DRAFT", &["header", "key", "val", "answers"]),
+    ("LB_QUESTION", &["key", "values"]),
+    ("LB_DEVICES", &["flags", "masq4", "masq6"]),
+    ("LB_PORTS", &["key", "value"]),
+    ("LB_LIMIT", &["filled_ns", "tokens"]),
     ("LB_COUNTERS", &["key", "values"]),
 ];
+const FLOW: &[&str] = &[
+    "src",
+    "dst",
+    "sport",
+    "dport",
+    "proto",
+    "service",
+    "backend",
+    "generation",
+    "flags",
+    "oif",
+    "seen_s",
+];
+const FRAGMENT: &[&str] = &["src", "dst", "id", "proto", "sport", "dport"];
 const FRONTEND: &[&str] = &[
     "vip", "port", "proto", "service", "kind", "local", "sources",
 ];
@@ -341,6 +377,26 @@ fn fill(root: &Path) -> Result<()> {
         "LB_UDP_REVNAT",
         &RevnatKey::zeroed(),
         &RevnatVal::zeroed(),
+    )?;
+    put(root, "LB_DEVICES", &1_u32, &DeviceVal::zeroed())?;
+    fill_flows::<Addr4>(root)?;
+    fill_flows::<Addr6>(root)
+}
+
+fn fill_flows<A: Family>(root: &Path) -> Result<()>
+where
+    FlowKey<A>: bytemuck::Pod,
+    FlowVal<A>: bytemuck::Pod,
+    FragmentKey<A>: bytemuck::Pod,
+{
+    let (key, val) = (FlowKey::<A>::zeroed(), FlowVal::<A>::zeroed());
+    put(root, A::MAPS.flows, &key, &val)?;
+    put(root, A::MAPS.embryos, &key, &val)?;
+    put(
+        root,
+        A::MAPS.fragments,
+        &FragmentKey::<A>::zeroed(),
+        &FragmentVal::zeroed(),
     )
 }
 

@@ -12,7 +12,7 @@ use std::{
 
 use lb_common::{
     affinity::{AffinityKey, AffinityVal},
-    decide::{Client, Dial, Fixed},
+    decide::{Client, Dial, Fixed, PACKET},
     frontend::{Class, FrontendKey, FrontendVal, Kind},
     id::{BackendId, ServiceId},
     list::{Empty, ListRange},
@@ -276,7 +276,7 @@ pub fn host<A>() -> Client<A> {
 pub fn outside<A>(addr: A) -> Client<A> {
     Client {
         class: Class::Outside,
-        netns: NETNS,
+        netns: PACKET,
         addr: Some(addr),
     }
 }
