@@ -131,7 +131,10 @@ fn unsafe_code_of_the_programs_is_in_the_files_for_it() {
 #[test]
 fn the_kernel_keeps_every_name_whole() {
     let maps = MAPS.iter().map(|map| map.name);
-    let programs = PROGRAMS.iter().chain(PACKET_PROGRAMS).map(|(program, _)| *program);
+    let programs = PROGRAMS
+        .iter()
+        .chain(PACKET_PROGRAMS)
+        .map(|(program, _)| *program);
     for name in maps.chain(programs) {
         assert!(name.len() <= 15, "{name} has {} bytes", name.len());
     }

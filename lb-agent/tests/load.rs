@@ -240,7 +240,10 @@ fn programs_load_with_three_capabilities_and_little_locked_memory() -> Result<()
     ensure!(output.status.success(), "{said}");
     let programs: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     let count = programs.as_array().map_or(0, Vec::len);
-    ensure!(count == PROGRAMS.len() + PACKET_PROGRAMS.len(), "{programs}");
+    ensure!(
+        count == PROGRAMS.len() + PACKET_PROGRAMS.len(),
+        "{programs}"
+    );
     Ok(())
 }
 

@@ -12,23 +12,30 @@ use lb_common::{
 
 use crate::{
     count::count_packet,
-    maps::may_answer,
+    flows::FlowTables,
+    maps::{Kernel, may_answer},
     packet::Skb,
     sock_addr::now_ns,
-    tc_lb::{Family, Node, SHOT, Side},
+    stages::Stages,
+    tc_lb::{Family, Node, SHOT, Side, at_hand},
 };
 
 /// Bytes of a transport header that every error quotes (RFC 792).
 const QUOTED: u32 = 8;
 
-/// Answers as `draft.answer` says, with RST where port unreachable would tell a TCP client the same (rule 43). Called
-/// from the top alone, where the stack is empty.
+/// Answers as the draft says, with RST where port unreachable would tell a TCP client the same (rule 43).
 #[inline(always)]
-pub fn answer<A: Family>(skb: &Skb<'_>, config: &Config, draft: &Draft<A>, side: Side) -> i32 {
+pub fn answer<A: Stages>(skb: &Skb, side: Side) -> i32
+where
+    Kernel: FlowTables<A>,
+{
+    let Some((_, draft)) = at_hand::<A>() else {
+        return SHOT;
+    };
     if draft.header.proto == Proto::TCP && draft.answer == Error::PortUnreachable.code() {
-        refuse_syn(skb, config, draft, side)
+        A::refuse_syn(skb, side)
     } else {
-        put_error(skb, config, draft, side)
+        A::put_error(skb, side)
     }
 }
 
@@ -42,8 +49,14 @@ fn is_limited() -> bool {
 }
 
 /// Answers a SYN with RST.
-#[inline(never)]
-fn refuse_syn<A: Family>(skb: &Skb<'_>, config: &Config, draft: &Draft<A>, side: Side) -> i32 {
+#[inline(always)]
+pub fn refuse_syn<A: Family>(skb: &Skb, side: Side) -> i32
+where
+    Kernel: FlowTables<A>,
+{
+    let Some((config, draft)) = at_hand::<A>() else {
+        return SHOT;
+    };
     let header = &draft.header;
     let base = A::ICMP_ROOM - 8;
     // Options and extension headers are not carried back: the SYN goes unanswered.
@@ -74,8 +87,14 @@ fn refuse_syn<A: Family>(skb: &Skb<'_>, config: &Config, draft: &Draft<A>, side:
 }
 
 /// Answers with an ICMP error that quotes the packet, as its sender sent it.
-#[inline(never)]
-fn put_error<A: Family>(skb: &Skb<'_>, config: &Config, draft: &Draft<A>, side: Side) -> i32 {
+#[inline(always)]
+pub fn put_error<A: Family>(skb: &Skb, side: Side) -> i32
+where
+    Kernel: FlowTables<A>,
+{
+    let Some((config, draft)) = at_hand::<A>() else {
+        return SHOT;
+    };
     let error = Error::from_code(draft.answer);
     let header = &draft.header;
     let is_tcp = header.proto == Proto::TCP;
@@ -114,7 +133,7 @@ fn put_error<A: Family>(skb: &Skb<'_>, config: &Config, draft: &Draft<A>, side: 
 
 /// The address of the device that the packet came by; what it is for where that has none.
 #[inline(always)]
-fn own_address<A: Family>(skb: &Skb<'_>, draft: &Draft<A>) -> A {
+fn own_address<A: Family>(skb: &Skb, draft: &Draft<A>) -> A {
     crate::maps::device(skb.ifindex())
         .map(A::masq)
         .filter(|addr| !addr.is_unspecified())
@@ -124,7 +143,7 @@ fn own_address<A: Family>(skb: &Skb<'_>, draft: &Draft<A>) -> A {
 /// Is the transport checksum still to be completed by a device (CHECKSUM_PARTIAL)? A program is not told; but
 /// then, and only then, the kernel leaves the field alone when something else than the pseudo header changes.
 #[inline(always)]
-fn is_partial(skb: &Skb<'_>, field: u32) -> bool {
+fn is_partial(skb: &Skb, field: u32) -> bool {
     let Some(before) = skb.load::<2>(field) else {
         return false;
     };
@@ -141,7 +160,7 @@ fn is_partial(skb: &Skb<'_>, field: u32) -> bool {
 
 /// To where the packet came from.
 #[inline(always)]
-fn send_back<A: Family>(skb: &Skb<'_>, config: &Config, draft: &Draft<A>, side: Side) -> i32 {
+fn send_back<A: Family>(skb: &Skb, config: &Config, draft: &Draft<A>, side: Side) -> i32 {
     skb.set_mark(skb.mark() | config.mark);
     if side == Side::Inbound {
         if !skb.swap_macs() {

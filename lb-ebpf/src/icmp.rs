@@ -16,7 +16,7 @@ use crate::{
     flows::FlowTables,
     maps::Kernel,
     packet::Skb,
-    tc_lb::{Family, NEXT, SHOT, Side, concerns, is_met, leave},
+    tc_lb::{Family, NEXT, SHOT, Side, at_hand, concerns, is_met, leave},
 };
 
 /// Bytes of an ICMP header.
@@ -35,12 +35,15 @@ pub const fn is_error(family: u8, kind: u8) -> bool {
 }
 
 /// An ICMP error: it goes the way of the flow that it is about, in the direction of that flow's answers.
-#[inline(never)]
-pub fn related<A: Family>(skb: &Skb<'_>, config: &Config, draft: &mut Draft<A>, side: Side) -> i32
+#[inline(always)]
+pub fn related<A: Family>(skb: &Skb, side: Side) -> i32
 where
     Kernel: Tables<A> + FlowTables<A>,
     Config: FamilyConfig<A>,
 {
+    let Some((config, draft)) = at_hand::<A>() else {
+        return NEXT;
+    };
     if !read_quoted(skb, draft) || !concerns(config, &draft.key, side) {
         return NEXT;
     }
@@ -61,7 +64,7 @@ where
 
 /// Reads what the error quotes into `draft.quoted`, and the half of the flow that it travels with into `draft.key`.
 #[inline(never)]
-fn read_quoted<A: Family>(skb: &Skb<'_>, draft: &mut Draft<A>) -> bool {
+fn read_quoted<A: Family>(skb: &Skb, draft: &mut Draft<A>) -> bool {
     let Some(inner) = A::header(skb, draft.header.l4 + HEADER) else {
         return false;
     };
@@ -79,7 +82,7 @@ fn read_quoted<A: Family>(skb: &Skb<'_>, draft: &mut Draft<A>) -> bool {
 }
 
 #[inline(never)]
-fn translate<A: Family>(skb: &Skb<'_>, draft: &Draft<A>) -> bool {
+fn translate<A: Family>(skb: &Skb, draft: &Draft<A>) -> bool {
     // A router's own address stays what it is, unless answers must come back to us.
     let src = if draft.val.src == draft.key.src {
         &draft.header.src

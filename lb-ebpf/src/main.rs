@@ -31,4 +31,6 @@ mod sock_addr;
 #[cfg(target_arch = "bpf")]
 mod sock_lb;
 #[cfg(target_arch = "bpf")]
+mod stages;
+#[cfg(target_arch = "bpf")]
 mod tc_lb;

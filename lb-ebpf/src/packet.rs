@@ -7,7 +7,6 @@
 use core::{arch::asm, ptr};
 
 use aya_ebpf::{
-    EbpfContext as _,
     bindings::{
         __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_fib_lookup,
         bpf_sock_tuple,
@@ -15,7 +14,6 @@ use aya_ebpf::{
     btf_maps::PerCpuArray,
     helpers::generated as helpers,
     macros::btf_map,
-    programs::TcContext,
 };
 use lb_common::{
     flow::FlowKey,
@@ -42,21 +40,34 @@ const HEADERS: u32 = 256;
 const MAX_OFFSET: u32 = 0x7ff;
 
 /// A packet in a program on a device.
-pub struct Skb<'a> {
-    ctx: &'a TcContext,
+pub struct Skb {
+    pub raw: *mut __sk_buff,
     /// Offset of the network header: the length of the link header.
     pub l3: u32,
 }
 
-impl<'a> Skb<'a> {
+impl Skb {
+    /// `raw` is the context of the running program.
     #[inline(always)]
-    pub fn new(ctx: &'a TcContext, l3: u32) -> Self {
-        Self { ctx, l3 }
+    pub fn new(raw: *mut __sk_buff, l3: u32) -> Self {
+        Self { raw, l3 }
     }
 
     #[inline(always)]
     fn raw(&self) -> *mut __sk_buff {
-        self.ctx.as_ptr().cast()
+        self.raw
+    }
+
+    #[inline(always)]
+    fn data(&self) -> usize {
+        // SAFETY: the kernel passes a valid context for the whole run of the program.
+        unsafe { (*self.raw).data as usize }
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        // SAFETY: as above.
+        unsafe { (*self.raw).data_end as usize }
     }
 
     /// The protocol of the network header, native: 0x0800 or 0x86dd.
@@ -104,9 +115,9 @@ impl<'a> Skb<'a> {
     /// Where `N` bytes at an offset are, if they lie in the linear part.
     #[inline(always)]
     fn direct<const N: usize>(&self, at: u32) -> Option<*mut [u8; N]> {
-        let from = self.ctx.data() + (at & MAX_OFFSET) as usize;
+        let from = self.data() + (at & MAX_OFFSET) as usize;
         const { assert!(N % 2 == 0, "read and written by words and halves") };
-        (from + N <= self.ctx.data_end()).then_some(from as *mut [u8; N])
+        (from + N <= self.data_end()).then_some(from as *mut [u8; N])
     }
 
     /// Brings the headers into the linear part, where they usually are.
@@ -117,7 +128,7 @@ impl<'a> Skb<'a> {
         } else {
             HEADERS
         };
-        if self.ctx.data() + wanted as usize > self.ctx.data_end() {
+        if self.data() + wanted as usize > self.data_end() {
             // What cannot be had is not read, later.
             // SAFETY: the context of this program type.
             let _done = unsafe { helpers::bpf_skb_pull_data(self.raw(), wanted) };
@@ -269,7 +280,7 @@ const fn verdict(from: i64) -> i32 {
     from as i32
 }
 
-impl Bytes for Skb<'_> {
+impl Bytes for Skb {
     #[inline(always)]
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         let from = self.direct::<N>(at)?.cast::<u8>();
@@ -327,7 +338,7 @@ unsafe fn store_half(at: *mut u8, half: u16) {
     unsafe { asm!("*(u16 *)({p} + 0) = {v}", p = in(reg) at, v = in(reg) u64::from(half)) };
 }
 
-impl Frame for Skb<'_> {
+impl Frame for Skb {
     #[inline(always)]
     fn store<const N: usize>(&self, at: u32, bytes: &[u8; N]) -> bool {
         let Some(to) = self.direct::<N>(at) else {

@@ -6,6 +6,8 @@
 )]
 
 use aya_ebpf::{
+    EbpfContext as _,
+    bindings::__sk_buff,
     macros::{cgroup_sock, cgroup_sock_addr, classifier},
     programs::{SockAddrContext, SockContext, TcContext},
 };
@@ -71,29 +73,34 @@ fn lb_sock_release(ctx: SockContext) -> i32 {
     sock_lb::release(&Sock::new(&ctx))
 }
 
+#[inline(always)]
+fn skb(ctx: &TcContext) -> *mut __sk_buff {
+    ctx.as_ptr().cast()
+}
+
 #[classifier]
 fn lb_tc_in(ctx: TcContext) -> i32 {
-    tc_lb::ingress(&Skb::new(&ctx, ETHERNET))
+    tc_lb::ingress(&Skb::new(skb(&ctx), ETHERNET))
 }
 
 #[classifier]
 fn lb_tc_out(ctx: TcContext) -> i32 {
-    tc_lb::egress(&Skb::new(&ctx, ETHERNET))
+    tc_lb::egress(&Skb::new(skb(&ctx), ETHERNET))
 }
 
 #[classifier]
 fn lb_tc_in_l3(ctx: TcContext) -> i32 {
-    tc_lb::ingress(&Skb::new(&ctx, NO_LINK_HEADER))
+    tc_lb::ingress(&Skb::new(skb(&ctx), NO_LINK_HEADER))
 }
 
 #[classifier]
 fn lb_tc_out_l3(ctx: TcContext) -> i32 {
-    tc_lb::egress(&Skb::new(&ctx, NO_LINK_HEADER))
+    tc_lb::egress(&Skb::new(skb(&ctx), NO_LINK_HEADER))
 }
 
 #[classifier]
 fn lb_lb0_out(ctx: TcContext) -> i32 {
-    tc_lb::lb0_egress(&Skb::new(&ctx, ETHERNET))
+    tc_lb::lb0_egress(&Skb::new(skb(&ctx), ETHERNET))
 }
 
 #[unsafe(link_section = "license")]

@@ -25,10 +25,11 @@ use crate::{
     answer::answer,
     count::{count_packet, count_packet_at},
     flows::FlowTables,
-    icmp::{is_error, related},
+    icmp::is_error,
     maps::{Kernel, config, device, has_port},
     packet::{Routed, Skb},
     sock_addr::{now_ns, now_s, random},
+    stages::Stages,
 };
 
 /// Go on with the next program, or the stack.
@@ -59,6 +60,18 @@ pub enum Side {
     Lb0,
 }
 
+impl Side {
+    /// The side of a number that it was turned into.
+    #[inline(always)]
+    pub const fn from_index(index: u32) -> Self {
+        match index {
+            0 => Self::Inbound,
+            1 => Self::Outbound,
+            _ => Self::Lb0,
+        }
+    }
+}
+
 /// The kernel's clock and dice.
 struct KernelChance;
 
@@ -75,11 +88,11 @@ impl Chance for KernelChance {
 }
 
 /// The node's network, as seen by a packet.
-pub struct Node<'a, 'c> {
-    pub skb: &'a Skb<'c>,
+pub struct Node<'a> {
+    pub skb: &'a Skb,
 }
 
-impl<A: Family> Network<A> for Node<'_, '_> {
+impl<A: Family> Network<A> for Node<'_> {
     #[inline(always)]
     fn route(&self, to: &A) -> Route<A> {
         let nowhere = Route {
@@ -117,7 +130,7 @@ impl<A: Family> Network<A> for Node<'_, '_> {
 }
 
 #[inline(always)]
-pub fn ingress(skb: &Skb<'_>) -> i32 {
+pub fn ingress(skb: &Skb) -> i32 {
     if skb.has_vlan_tag() {
         return NEXT;
     }
@@ -129,7 +142,7 @@ pub fn ingress(skb: &Skb<'_>) -> i32 {
 }
 
 #[inline(always)]
-pub fn egress(skb: &Skb<'_>) -> i32 {
+pub fn egress(skb: &Skb) -> i32 {
     let mark = skb.mark();
     if mark != 0
         && let Some(config) = config()
@@ -146,7 +159,7 @@ pub fn egress(skb: &Skb<'_>) -> i32 {
 }
 
 #[inline(always)]
-pub fn lb0_egress(skb: &Skb<'_>) -> i32 {
+pub fn lb0_egress(skb: &Skb) -> i32 {
     match skb.protocol() {
         IPV4 => work::<Addr4>(skb, Side::Lb0),
         IPV6 => work::<Addr6>(skb, Side::Lb0),
@@ -156,34 +169,32 @@ pub fn lb0_egress(skb: &Skb<'_>) -> i32 {
 
 /// Works on a packet, and answers it if that is what becomes of it.
 #[inline(always)]
-fn work<A: Family>(skb: &Skb<'_>, side: Side) -> i32
+fn work<A: Stages>(skb: &Skb, side: Side) -> i32
 where
     Kernel: Tables<A> + FlowTables<A>,
     Config: FamilyConfig<A>,
 {
     let verdict = packet::<A>(skb, side);
-    if verdict != ANSWER {
-        return verdict;
-    }
-    match (config(), FlowTables::<A>::draft(&Kernel)) {
-        (Some(config), Some(draft)) => answer(skb, config, draft, side),
-        _ => SHOT,
+    if verdict == ANSWER {
+        answer::<A>(skb, side)
+    } else {
+        verdict
     }
 }
 
-/// One function of the object for each family and side: they share what is left of 512 bytes of stack.
-#[inline(never)]
-fn packet<A: Family>(skb: &Skb<'_>, side: Side) -> i32
+#[inline(always)]
+fn packet<A: Stages>(skb: &Skb, side: Side) -> i32
 where
     Kernel: Tables<A> + FlowTables<A>,
     Config: FamilyConfig<A>,
 {
-    let (Some(config), Some(draft)) = (config(), FlowTables::<A>::draft(&Kernel)) else {
+    let found = A::read(skb);
+    let Some((config, draft)) = at_hand::<A>() else {
         return NEXT;
     };
-    match read(skb, draft) {
+    match found {
         FLOW => {}
-        ICMP_ERROR => return related(skb, config, draft, side),
+        ICMP_ERROR => return A::related(skb, side),
         OTHER => return other(config, draft, side),
         _ => return NEXT,
     }
@@ -200,7 +211,7 @@ where
     let is_embryo = match found {
         Some(is_embryo) => is_embryo,
         None if may_open => {
-            let verdict = opener(skb, config, draft);
+            let verdict = A::opener(skb);
             if verdict != MADE {
                 return verdict;
             }
@@ -216,9 +227,18 @@ where
     if next != flags || now_s != draft.val.seen_s {
         draft.val.flags = next;
         draft.val.seen_s = now_s;
-        touch(skb, draft, is_embryo);
+        A::touch(skb, is_embryo);
     }
-    send(skb, config, draft)
+    A::send(skb)
+}
+
+/// The configuration, and the packet at hand.
+#[inline(always)]
+pub fn at_hand<A>() -> Option<(&'static Config, &'static mut Draft<A>)>
+where
+    Kernel: FlowTables<A>,
+{
+    Some((config()?, Kernel.draft()?))
 }
 
 /// What [`read`] found: nothing that concerns us, a packet that may have a flow, an ICMP error, anything else.
@@ -228,11 +248,15 @@ const ICMP_ERROR: u32 = 2;
 const OTHER: u32 = 3;
 
 /// Reads the headers.
-#[inline(never)]
-fn read<A: Family>(skb: &Skb<'_>, draft: &mut Draft<A>) -> u32
+#[inline(always)]
+pub fn read<A: Stages>(skb: &Skb) -> u32
 where
-    Kernel: FlowTables<A>,
+    Kernel: Tables<A> + FlowTables<A>,
+    Config: FamilyConfig<A>,
 {
+    let Some((_, draft)) = at_hand::<A>() else {
+        return NOTHING;
+    };
     skb.pull_headers();
     let Some(header) = A::header(skb, skb.l3) else {
         return NOTHING;
@@ -309,25 +333,23 @@ pub fn is_met(flags: FlowFlags, side: Side) -> bool {
 
 /// A packet without a flow of its own: it may still be in the way of one, or lead nowhere.
 #[inline(always)]
-fn bystander<A: Family>(skb: &Skb<'_>, config: &Config, draft: &mut Draft<A>, side: Side) -> i32
+fn bystander<A: Stages>(skb: &Skb, config: &Config, draft: &mut Draft<A>, side: Side) -> i32
 where
     Kernel: Tables<A> + FlowTables<A>,
     Config: FamilyConfig<A>,
 {
     let may_open = draft.step().may_open();
     match side {
-        Side::Inbound if may_open && has_port(backend_bit(draft.key.dport)) => {
-            beside(skb, config, draft)
-        }
-        Side::Outbound if config.is_snat_port(draft.key.sport) => collision(skb, config, draft),
-        Side::Inbound | Side::Outbound if may_open => nowhere(config, draft, side),
+        Side::Inbound if may_open && has_port(backend_bit(draft.key.dport)) => A::beside(skb),
+        Side::Outbound if config.is_snat_port(draft.key.sport) => A::collision(skb),
+        Side::Inbound | Side::Outbound if may_open => A::nowhere(side),
         _ => NEXT,
     }
 }
 
 /// A protocol without ports, an echo, or a fragment whose first was not seen.
-#[inline(never)]
-fn other<A: Family>(config: &Config, draft: &mut Draft<A>, side: Side) -> i32
+#[inline(always)]
+fn other<A: Stages>(config: &Config, draft: &mut Draft<A>, side: Side) -> i32
 where
     Kernel: Tables<A> + FlowTables<A>,
     Config: FamilyConfig<A>,
@@ -346,7 +368,7 @@ where
     if draft.header.place == Place::LATER {
         return lost_fragment(config, draft);
     }
-    nowhere(config, draft, side)
+    A::nowhere(side)
 }
 
 /// A fragment for a VIP must not go on as it is; on a node's own address it may be the host's.
@@ -364,12 +386,15 @@ where
 
 /// A packet to an address in a service range that no frontend answers, where it arrives (rules 83, 84); and one to a
 /// ClusterIP that is about to leave the node untranslated.
-#[inline(never)]
-fn nowhere<A: Family>(config: &Config, draft: &mut Draft<A>, side: Side) -> i32
+#[inline(always)]
+pub fn nowhere<A: Stages>(side: Side) -> i32
 where
     Kernel: Tables<A> + FlowTables<A>,
     Config: FamilyConfig<A>,
 {
+    let Some((config, draft)) = at_hand::<A>() else {
+        return NEXT;
+    };
     if config.ranges().find(&draft.key.dst).is_none() {
         return NEXT;
     }
@@ -412,15 +437,18 @@ fn pending<A>(draft: &mut Draft<A>, error: Error) -> i32 {
 
 /// A direct opener to a backend whose answers would be taken for those of a flow to a VIP: it ends a flow that is
 /// closing, else it goes on under another port.
-#[inline(never)]
-fn beside<A: Family>(skb: &Skb<'_>, config: &Config, draft: &mut Draft<A>) -> i32
+#[inline(always)]
+pub fn beside<A: Stages>(skb: &Skb) -> i32
 where
     Kernel: Tables<A> + FlowTables<A>,
     Config: FamilyConfig<A>,
 {
+    let Some((config, draft)) = at_hand::<A>() else {
+        return NEXT;
+    };
     draft.answers = draft.key.reversed();
     let Some(flow) = Kernel.flow(&draft.answers) else {
-        return nowhere(config, draft, Side::Inbound);
+        return A::nowhere(Side::Inbound);
     };
     if !flow.flags.is_met_outbound() {
         return NEXT;
@@ -437,17 +465,20 @@ where
         return SHOT;
     }
     count_packet(Counter::PortChanged);
-    send(skb, config, draft)
+    A::send(skb)
 }
 
 /// A packet of the host, or one that a CNI masqueraded, that leaves with the tuple of a masqueraded flow of ours: its
 /// answers would be taken for that flow's.
-#[inline(never)]
-fn collision<A: Family>(skb: &Skb<'_>, config: &Config, draft: &mut Draft<A>) -> i32
+#[inline(always)]
+pub fn collision<A: Stages>(skb: &Skb) -> i32
 where
     Kernel: Tables<A> + FlowTables<A>,
     Config: FamilyConfig<A>,
 {
+    let Some((config, draft)) = at_hand::<A>() else {
+        return NEXT;
+    };
     draft.answers = draft.key.reversed();
     let Some(flow) = Kernel.flow(&draft.answers) else {
         return NEXT;
@@ -460,7 +491,7 @@ where
         let opening = opening(skb, config);
         if hi >= lo && opening.sidestep(draft, FlowFlags::HOST, lo, hi) {
             count_packet(Counter::HostPortMoved);
-            return send(skb, config, draft);
+            return A::send(skb);
         }
     } else if !flow.flags.has(FlowFlags::ESTABLISHED) {
         // A connection that is older than ours: ours tries again, from another port.
@@ -499,11 +530,15 @@ where
 
 /// Notes state and time in both halves, makes the other half anew if it is lost, and takes an embryo that
 /// has grown up among the established.
-#[inline(never)]
-fn touch<A: Family>(skb: &Skb<'_>, draft: &mut Draft<A>, is_embryo: bool) -> i32
+#[inline(always)]
+pub fn touch<A: Stages>(skb: &Skb, is_embryo: bool) -> i32
 where
-    Kernel: FlowTables<A>,
+    Kernel: Tables<A> + FlowTables<A>,
+    Config: FamilyConfig<A>,
 {
+    let Some((_, draft)) = at_hand::<A>() else {
+        return 0;
+    };
     let (flags, seen_s) = (draft.val.flags, draft.val.seen_s);
     draft.answers = draft.val.other_key(draft.key.proto);
     let is_noted = Kernel.note(&draft.key, flags, seen_s);
@@ -540,11 +575,15 @@ where
 }
 
 /// Rewrites a packet and sends it on its way.
-#[inline(never)]
-fn send<A: Family>(skb: &Skb<'_>, config: &Config, draft: &mut Draft<A>) -> i32
+#[inline(always)]
+pub fn send<A: Stages>(skb: &Skb) -> i32
 where
-    Kernel: FlowTables<A>,
+    Kernel: Tables<A> + FlowTables<A>,
+    Config: FamilyConfig<A>,
 {
+    let Some((config, draft)) = at_hand::<A>() else {
+        return NEXT;
+    };
     if draft.header.place == Place::FIRST {
         remember_first(draft);
     }
@@ -590,7 +629,7 @@ where
 
 /// Makes the packet say what the flow says.
 #[inline(never)]
-fn write<A: Family>(skb: &Skb<'_>, draft: &mut Draft<A>) -> bool {
+fn write<A: Family>(skb: &Skb, draft: &mut Draft<A>) -> bool {
     draft.answers = draft.val.translated(draft.key.proto);
     rewrite(skb, &draft.header, &draft.key, &draft.answers)
 }
@@ -603,7 +642,7 @@ const fn to_lb0(flags: FlowFlags) -> bool {
 
 /// Sends a masqueraded packet, or its answer, where the flow says.
 #[inline(always)]
-pub fn leave<A: Family>(skb: &Skb<'_>, config: &Config, draft: &Draft<A>) -> i32 {
+pub fn leave<A: Family>(skb: &Skb, config: &Config, draft: &Draft<A>) -> i32 {
     if to_lb0(draft.val.flags) {
         if !skb.set_destination_mac(&config.lb0_mac) {
             return SHOT;
@@ -618,10 +657,7 @@ pub fn leave<A: Family>(skb: &Skb<'_>, config: &Config, draft: &Draft<A>) -> i32
 }
 
 #[inline(always)]
-fn opening<'a, 'c>(
-    skb: &'a Skb<'c>,
-    config: &'a Config,
-) -> Opening<'a, Kernel, Node<'a, 'c>, KernelChance> {
+fn opening<'a>(skb: &'a Skb, config: &'a Config) -> Opening<'a, Kernel, Node<'a>, KernelChance> {
     Opening {
         tables: Kernel,
         network: Node { skb },
@@ -632,12 +668,15 @@ fn opening<'a, 'c>(
 }
 
 /// Decides an opener without a flow: a verdict, or [`MADE`].
-#[inline(never)]
-fn opener<A: Family>(skb: &Skb<'_>, config: &Config, draft: &mut Draft<A>) -> i32
+#[inline(always)]
+pub fn opener<A: Stages>(skb: &Skb) -> i32
 where
     Kernel: Tables<A> + FlowTables<A>,
     Config: FamilyConfig<A>,
 {
+    let Some((config, draft)) = at_hand::<A>() else {
+        return NEXT;
+    };
     let outcome = opening(skb, config).open(draft);
     if let Some(hit) = outcome.made() {
         count_packet_at(hit);
@@ -652,7 +691,7 @@ where
         return SHOT;
     }
     match outcome.refused() {
-        None => beside(skb, config, draft),
+        None => A::beside(skb),
         Some(reason) => refuse(draft, reason),
     }
 }
