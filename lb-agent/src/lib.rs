@@ -15,6 +15,7 @@ pub mod attach;
 pub mod cgroup;
 pub mod cli;
 pub mod config;
+pub mod devices;
 pub mod eligible;
 pub mod host_addrs;
 pub mod k8s;

@@ -21,8 +21,13 @@ use tokio::{
 };
 
 use crate::{
-    attach::{self, Plane},
+    attach::{self, Plane, devices::DeviceLinks},
     config::Config,
+    devices::{
+        follow::Devices,
+        lb0::{self, Lb0},
+        select::select,
+    },
     maps::sys,
     netns_watch,
     observe::{self, AddressFamily, Servers, State},
@@ -50,7 +55,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if attached.replaced > 0 {
         tracing::info!(links = attached.replaced, "programs replaced in place");
     }
-    let reconciler = Reconciler::adopt(config.clone(), host_netns)?;
+    let links = DeviceLinks::adopt(&plane, &config.bpffs_root)?;
+    let devices = Devices::open()?;
+    let mut reconciler = Reconciler::adopt(config.clone(), host_netns)?;
+    let lb0 = ensure_lb0(&config);
+    reconciler.set_lb0(lb0);
     let state = Arc::new(State::default());
     let (unknown, met) = mpsc::channel(64);
     // One word is enough: it says that namespaces matter.
@@ -65,6 +74,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tasks.spawn(control(Control {
         config,
         plane,
+        links,
+        devices,
+        lb0,
         reconciler,
         source,
         state,
@@ -108,6 +120,9 @@ async fn signals() -> anyhow::Result<()> {
 struct Control {
     config: Config,
     plane: Plane,
+    links: DeviceLinks,
+    devices: Devices,
+    lb0: Lb0,
     reconciler: Reconciler,
     source: Source,
     state: Arc<State>,
@@ -134,6 +149,10 @@ async fn control(mut control: Control) -> anyhow::Result<()> {
             () = sleep_until(written + REST), if !is_rested => {
                 is_rested = true;
                 tokio::task::block_in_place(|| control.reconciler.rest());
+            }
+            changed = control.devices.changed() => {
+                changed?;
+                control.put_devices();
             }
             _ = checks.tick(), if is_checked => {
                 let repaired = tokio::task::block_in_place(|| control.reconciler.check());
@@ -193,6 +212,24 @@ impl Control {
         if is_first { self.attach() } else { Ok(()) }
     }
 
+    /// Serves the devices that are there now; before the maps are complete, none is begun with.
+    fn put_devices(&mut self) {
+        if !self.reconciler.is_complete() {
+            return;
+        }
+        tokio::task::block_in_place(|| {
+            let links = self.devices.links();
+            if !links.iter().any(|link| link.index == self.lb0.index) {
+                self.lb0 = ensure_lb0(&self.config);
+                self.reconciler.set_lb0(self.lb0);
+            }
+            let roles = select(&links, &self.config.packets, &self.config.detect_local);
+            for error in self.links.put(&mut self.plane, &roles, self.lb0.index) {
+                tracing::error!(%error, "packets on a device are not translated");
+            }
+        });
+    }
+
     fn attach(&mut self) -> anyhow::Result<()> {
         let Config {
             bpffs_root,
@@ -203,8 +240,14 @@ impl Control {
             attach::attach(&mut self.plane, bpffs_root, cgroup_root, true)
         })?;
         tracing::info!(links = done.fresh + done.replaced, fresh = done.fresh, cgroup = %cgroup_root.display(), "attached");
+        self.put_devices();
         self.state.set_synced();
         self.state.set_started();
+        let Config {
+            bpffs_root,
+            cgroup_root,
+            ..
+        } = &self.config;
         if done.fresh > 0 || !self.reconciler.is_stale_udp_done() {
             let root = bpffs_root.clone();
             let is_done = tokio::task::block_in_place(|| end_stale_udp(&root, cgroup_root));
@@ -212,6 +255,15 @@ impl Control {
         }
         Ok(())
     }
+}
+
+/// Without it packets are served all the same, but for those that must pass the stack under our address.
+fn ensure_lb0(config: &Config) -> Lb0 {
+    let packets = &config.packets;
+    lb0::ensure(&config.bpffs_root, packets.lb0_addr4, packets.lb0_addr6).unwrap_or_else(|error| {
+        tracing::warn!(%error, "pods that dial a Service they serve themselves by packets, --masquerade-local-backends and --no-redirect do not work");
+        Lb0::default()
+    })
 }
 
 /// True when every socket has been looked at.

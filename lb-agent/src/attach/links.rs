@@ -78,9 +78,12 @@ fn remove_strangers(dir: &Path) {
         return;
     };
     for entry in entries.flatten() {
-        if PROGRAMS
-            .iter()
-            .any(|(name, _)| entry.file_name().to_str() == Some(*name))
+        // Links on devices have a folder of their own.
+        let is_folder = entry.path().is_dir();
+        if is_folder
+            || PROGRAMS
+                .iter()
+                .any(|(name, _)| entry.file_name().to_str() == Some(*name))
         {
             continue;
         }

@@ -1,5 +1,5 @@
 //! `cleanup`: detaches and unpins everything below one `--bpffs-root`. Only what is pinned there:
-//! programs of the same name may be another agent's.
+//! programs of the same name may be another agent's. And `lb0`, which says whose it is.
 
 use std::{
     fs, io,
@@ -17,7 +17,7 @@ use super::{
     output::print,
     running::{Locked, lock},
 };
-use crate::maps::sys;
+use crate::{devices::lb0, maps::sys};
 
 /// How long an agent that is ending may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -43,10 +43,15 @@ pub fn execute(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     print(&format!(
-        "{}: {} links detached, {} maps unpinned{}\n",
+        "{}: {} links detached, {} maps unpinned{}{}\n",
         root.display(),
         removed.links,
         removed.maps,
+        if removed.devices > 0 {
+            ", lb0 removed"
+        } else {
+            ""
+        },
         if unmounted {
             ", BPF file system unmounted"
         } else {
@@ -60,6 +65,7 @@ pub fn execute(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
 struct Removed {
     links: usize,
     maps: usize,
+    devices: usize,
 }
 
 /// The folders `v1`, `v2` and so on: every version's, for an older one may have been left.
@@ -122,16 +128,21 @@ fn clean_version(
             root.display()
         );
     }
-    for pin in entries(&dir.join("links"))? {
-        detach(&pin);
-        remove(&pin)?;
-        removed.links += 1;
+    let links = dir.join("links");
+    // Devices first: without them no packet asks for the maps.
+    for folder in [links.join("devices"), links.clone()] {
+        for pin in entries(&folder)?.iter().filter(|pin| !pin.is_dir()) {
+            detach(pin);
+            remove(pin)?;
+            removed.links += 1;
+        }
     }
+    removed.devices += usize::from(lb0::remove(root)?);
     for pin in entries(&dir.join("maps"))? {
         remove(&pin)?;
         removed.maps += 1;
     }
-    for folder in [dir.join("links"), dir.join("maps"), dir.clone()] {
+    for folder in [links.join("devices"), links, dir.join("maps"), dir.clone()] {
         match fs::remove_dir(&folder) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 return Err(e).with_context(|| format!("remove {}", folder.display()));

@@ -81,6 +81,10 @@ impl Map {
         Err(kernel(self.name, "write", &shown())(error))
     }
 
+    pub(crate) fn entries<K: Pod, V: Pod>(&self) -> Result<Vec<(K, V)>, MapError> {
+        sys::entries(self.fd.as_fd()).map_err(kernel(self.name, "read", ""))
+    }
+
     pub(crate) fn delete<K: Pod>(
         &self,
         key: &K,

@@ -45,6 +45,11 @@ pub fn links_dir(bpffs_root: &Path) -> PathBuf {
     version_dir(bpffs_root).join("links")
 }
 
+/// The folder of links on devices.
+pub fn device_links_dir(bpffs_root: &Path) -> PathBuf {
+    links_dir(bpffs_root).join("devices")
+}
+
 /// Why the maps cannot be read.
 #[derive(thiserror::Error, Debug)]
 pub enum PinnedError {

@@ -24,7 +24,8 @@ use std::{
 use aya::maps::{MapData, RingBuf};
 pub use aya_obj::generated::bpf_attach_type;
 use aya_obj::generated::{
-    BPF_F_QUERY_EFFECTIVE, BPF_F_RDONLY, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info,
+    BPF_F_QUERY_EFFECTIVE, BPF_F_RDONLY, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type,
+    bpf_map_info,
 };
 use bytemuck::Pod;
 use lb_common::map_table::MapType;
@@ -34,6 +35,8 @@ use tokio::io::{Interest, unix::AsyncFd};
 const BPF_F_REPLACE: u32 = 4;
 /// Programs that one cgroup hook may run, its ancestors' included: the kernel allows 64 a cgroup.
 const MAX_EFFECTIVE: usize = 1024;
+/// Programs that one hook of a device may run (BPF_MPROG_MAX in include/linux/bpf_mprog.h).
+const MAX_ON_DEVICE: usize = 64;
 /// BPF_MAP_TYPE_ARRAY_OF_MAPS
 const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 /// MEMBARRIER_CMD_GLOBAL
@@ -78,6 +81,26 @@ pub struct LinkShape {
     pub cgroup_id: u64,
     /// enum bpf_attach_type
     pub attach_type: u32,
+}
+
+/// What the kernel says of a link on a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeviceLinkShape {
+    /// Its id.
+    pub id: u32,
+    /// The program that it carries.
+    pub program_id: u32,
+    /// Index of the device in its own network namespace; 0 once it is gone.
+    pub device: u32,
+}
+
+/// A place in a device's hook.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeviceLink {
+    /// Id of the program that runs.
+    pub program: u32,
+    /// Id of its link; 0: attached without one.
+    pub link: u32,
 }
 
 fn attr() -> bpf_attr {
@@ -202,6 +225,53 @@ pub fn link_shape(link: BorrowedFd<'_>) -> io::Result<LinkShape> {
         cgroup_id: cgroup.cgroup_id,
         attach_type: cgroup.attach_type,
     })
+}
+
+/// Asks for the shape of a TCX link.
+///
+/// # Errors
+/// As the kernel says; EINVAL: the descriptor is no link's on a device.
+pub fn device_link_shape(link: BorrowedFd<'_>) -> io::Result<DeviceLinkShape> {
+    // SAFETY: a structure of integers and unions of such; zero is valid for all.
+    let mut info: bpf_link_info = unsafe { zeroed() };
+    object_info(link, &mut info)?;
+    if info.type_ != bpf_link_type::BPF_LINK_TYPE_TCX as u32 {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: integers, whichever member of the union the kernel wrote.
+    let device = unsafe { info.__bindgen_anon_1.tcx.ifindex };
+    Ok(DeviceLinkShape {
+        id: info.id,
+        program_id: info.prog_id,
+        device,
+    })
+}
+
+/// What a TCX hook of a device of this network namespace runs, in order.
+///
+/// # Errors
+/// EINVAL: the kernel has no TCX, or no such device (ENODEV); EPERM: CAP_NET_ADMIN is missing.
+pub fn device_links(device: u32, hook: bpf_attach_type) -> io::Result<Vec<DeviceLink>> {
+    let mut programs = vec![0_u32; MAX_ON_DEVICE];
+    let mut links = vec![0_u32; MAX_ON_DEVICE];
+    let mut a = attr();
+    a.query.__bindgen_anon_1.target_ifindex = device;
+    a.query.attach_type = hook as u32;
+    a.query.prog_ids = address(programs.as_mut_ptr());
+    a.query.__bindgen_anon_2.count = u32::try_from(MAX_ON_DEVICE).map_err(io::Error::other)?;
+    a.query.link_ids = address(links.as_mut_ptr());
+    // SAFETY: both have as many elements as stated and live through the call.
+    match unsafe { sys_bpf(bpf_cmd::BPF_PROG_QUERY, &mut a) } {
+        // Nothing was ever attached there.
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
+        result => result.map(drop)?,
+    }
+    // SAFETY: an integer, written by the kernel.
+    let count = unsafe { a.query.__bindgen_anon_2.count } as usize;
+    let found = programs.into_iter().zip(links).take(count);
+    Ok(found
+        .map(|(program, link)| DeviceLink { program, link })
+        .collect())
 }
 
 /// Puts another program behind a link, in place; with `old`, only while the link carries that one.

@@ -23,6 +23,7 @@ pub use settings::{Settings, SettingsError};
 
 use crate::{
     config::{Config, Source},
+    devices::lb0::Lb0,
     maps::kernel::KernelMaps,
     model::{Changes, Event, Kind, ObjectKey, Service, Store},
     netns_watch,
@@ -73,6 +74,8 @@ pub struct Reconciler {
     settings_retry: Option<Instant>,
     /// ServiceCIDRs have changed since the last round.
     cidrs_changed: bool,
+    /// Where packets enter the stack.
+    lb0: Lb0,
     /// What the settings cannot hold, said already.
     warnings: BTreeSet<String>,
 }
@@ -104,6 +107,7 @@ impl Reconciler {
             },
             settings_retry: None,
             cidrs_changed: false,
+            lb0: Lb0::default(),
             warnings: BTreeSet::new(),
             config,
         })
@@ -181,6 +185,16 @@ impl Reconciler {
     /// Have connected UDP sockets from before the hooks been ended?
     pub fn is_stale_udp_done(&self) -> bool {
         self.settings.state().stale_udp_done != 0
+    }
+
+    /// Packets go through this device; written with the next settings.
+    pub fn set_lb0(&mut self, lb0: Lb0) {
+        if self.lb0 != lb0 {
+            self.lb0 = lb0;
+            if self.is_complete {
+                self.put_ranges();
+            }
+        }
     }
 
     /// Notes that they have, for the next agent, too.
@@ -398,6 +412,8 @@ impl Reconciler {
             flags,
             lb0_addr4: packets.lb0_addr4.into(),
             lb0_addr6: packets.lb0_addr6.into(),
+            lb0: self.lb0.index,
+            lb0_mac: self.lb0.mac,
             snat_lo: BePort::new(packets.snat_ports.0),
             snat_hi: BePort::new(packets.snat_ports.1),
             mark: 1 << packets.mark_bit,

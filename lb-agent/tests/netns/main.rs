@@ -8,6 +8,7 @@ mod changes;
 mod coexist;
 mod commands;
 mod datagrams;
+mod devices;
 mod families;
 mod full;
 mod harness;
@@ -40,6 +41,7 @@ fn main() {
         refusals::trials(),
         sources::trials(),
         nodeport::trials(),
+        devices::trials(),
         localhost::trials(),
         policies::trials(),
         topology::trials(),
