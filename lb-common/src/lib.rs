@@ -11,6 +11,7 @@ pub mod affinity;
 pub mod agent_state;
 pub mod answer;
 pub mod config;
+pub mod csum;
 pub mod datagram;
 pub mod decide;
 pub mod device;

@@ -5,6 +5,10 @@
     reason = "every test target is its own crate and uses its part"
 )]
 
+pub mod frame;
+pub mod node;
+pub mod packet;
+
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
@@ -13,9 +17,11 @@ use std::{
 use lb_common::{
     affinity::{AffinityKey, AffinityVal},
     decide::{Client, Dial, Fixed, PACKET},
+    flow::{FlowKey, FlowVal},
     frontend::{Class, FrontendKey, FrontendVal, Kind},
     id::{BackendId, ServiceId},
     list::{Empty, ListRange},
+    nat::Flows,
     net::{Addr4, Addr6, Address, BePort, Proto},
     reason::Counter,
     service::{Backend, BackendFlags, Service, Slot},
@@ -52,6 +58,11 @@ pub struct Vecs<A> {
     /// What the first reads of the service find, before the agent's change is seen.
     pub stale: RefCell<Vec<Service>>,
     pub frontend_reads: Cell<u32>,
+    pub flows: RefCell<HashMap<FlowKey<A>, FlowVal<A>>>,
+    /// Halves that there is room for.
+    pub flow_room: Cell<usize>,
+    /// What another CPU puts in just before the first of it is reserved here.
+    pub rival: RefCell<Vec<(FlowKey<A>, FlowVal<A>)>>,
 }
 
 impl<A: Address> Vecs<A> {
@@ -76,6 +87,9 @@ impl<A: Address> Vecs<A> {
             revnats_full: false,
             stale: RefCell::default(),
             frontend_reads: Cell::new(0),
+            flows: RefCell::default(),
+            flow_room: Cell::new(usize::MAX),
+            rival: RefCell::default(),
         }
     }
 
@@ -180,6 +194,37 @@ impl<A: Address> Tables<A> for Vecs<A> {
 
     fn turn(&self, _: ServiceId) -> u32 {
         self.turn.replace(self.turn.get().wrapping_add(1))
+    }
+}
+
+impl<A: Address> Flows<A> for Vecs<A> {
+    fn flow(&self, key: &FlowKey<A>) -> Option<FlowVal<A>> {
+        self.flows.borrow().get(key).copied()
+    }
+
+    fn is_flow(&self, key: &FlowKey<A>) -> bool {
+        self.flows.borrow().contains_key(key)
+    }
+
+    fn reserve(&self, key: &FlowKey<A>, val: &FlowVal<A>) -> bool {
+        let mut flows = self.flows.borrow_mut();
+        let mut rival = self.rival.borrow_mut();
+        if rival.first().is_some_and(|(first, _)| first == key) {
+            flows.extend(rival.drain(..));
+        }
+        if flows.contains_key(key) || flows.len() >= self.flow_room.get() {
+            return false;
+        }
+        flows.insert(*key, *val);
+        true
+    }
+
+    fn forget(&self, key: &FlowKey<A>) {
+        self.flows.borrow_mut().remove(key);
+    }
+
+    fn note_port_changed(&self) {
+        self.notes.borrow_mut().push(Counter::PortChanged);
     }
 }
 
