@@ -376,9 +376,13 @@ impl<T, N, C: Chance> Opening<'_, T, N, C> {
         if self.tables.reserve(&draft.key, &draft.val) {
             return INSERTED;
         }
-        // Another CPU made the flow of the same opener, or there is no room.
-        self.tables.forget(&draft.answers);
-        if self.tables.is_flow(&draft.key) {
+        // Another CPU made the flow of the same opener, and its answers may be these; or there is no room.
+        let winner = self.tables.flow(&draft.key);
+        let is_shared = winner.is_some_and(|val| val.other_key(draft.key.proto) == draft.answers);
+        if !is_shared {
+            self.tables.forget(&draft.answers);
+        }
+        if winner.is_some() {
             INSERTED
         } else {
             Counter::FlowTableFull as u32

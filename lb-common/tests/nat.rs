@@ -221,6 +221,7 @@ both!(
     a_port_that_another_flow_has_is_not_used,
     without_room_nothing_is_left_behind,
     an_opener_of_another_cpu_wins_and_no_half_is_left,
+    an_opener_of_another_cpu_with_the_same_answers_keeps_both_halves,
     a_closing_flow_gives_way_to_another_vip,
     a_flow_that_timed_out_gives_way_to_another_vip,
     refusals_make_no_flow,
@@ -460,6 +461,24 @@ where
     let key = opener(&ends, From::Outside, To::NodePort);
     let mut first = world(&config, ends, Policies::default());
     let (_, winner) = open(&mut first, key, &[REMOTE, 0]);
+
+    let mut second = world(&config, ends, Policies::default());
+    *second.tables.rival.borrow_mut() =
+        vec![(key, winner.val), (winner.answers, winner.counterpart)];
+    let (outcome, _) = open(&mut second, key, &[LOCAL]);
+    assert_eq!(outcome.made(), CHOSEN);
+    assert_halves(&second, &key, &winner.val);
+}
+
+/// Both saw no flow, and chose the same backend: the answers are the winner's, too.
+fn an_opener_of_another_cpu_with_the_same_answers_keeps_both_halves<A: Family>(ends: Ends<A>)
+where
+    Config: FamilyConfig<A>,
+{
+    let config = config(&ends);
+    let key = opener(&ends, From::Outside, To::NodePort);
+    let mut first = world(&config, ends, Policies::default());
+    let (_, winner) = open(&mut first, key, &[LOCAL]);
 
     let mut second = world(&config, ends, Policies::default());
     *second.tables.rival.borrow_mut() =
