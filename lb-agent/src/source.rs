@@ -106,7 +106,7 @@ mod tests {
         let mut source = start(folder.path()).await.expect("a source");
         let first = source.next().await.expect("an event");
         assert!(matches!(first, Event::HostAddrs(_)), "{first:?}");
-        for kind in [Kind::Service, Kind::Slice, Kind::Node, Kind::ServiceCidr] {
+        for kind in Kind::ALL {
             let event = source.next().await.expect("an event");
             assert_eq!(event, Event::Replace(kind, vec![]));
         }

@@ -331,7 +331,10 @@ fn an_unknown_port_and_an_unknown_address_are_refused_inside_a_service_range() {
     range.ranges[0].flags = lb_common::config::OWNED;
     let pod = client(Class::Pod, None, 7);
     let mut text = String::new();
-    for to in ["10.96.0.10:81", "10.96.7.7:80"] {
+    let entries = &mut maps.0.content.frontends;
+    let theirs = FrontendKey::any_port(addr("10.96.0.77"));
+    entries.insert(theirs, FrontendVal::foreign());
+    for to in ["10.96.0.10:81", "10.96.7.7:80", "10.96.0.77:80"] {
         text += &explained(&maps, to, &pod);
     }
     golden("explain-ranges.txt", &text);

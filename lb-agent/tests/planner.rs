@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use common::{EndpointExt, ROOMY, World, ep, key, node_port_svc, port, slice, svc};
 use lb_agent::{
     maps::{Capacities, Content, LbMaps, Op},
-    model::{Endpoint, Event, Object, ObjectRef, Service},
+    model::{Endpoint, Event, Foreign, Kind, Label, Object, ObjectRef, Service},
     plan::{Plan, PlanError, Planner, PortImage, PortKey},
 };
 use lb_common::{
-    frontend::FrontendKey,
+    frontend::{FrontendKey, FrontendVal},
     id::ServiceId,
     list::List,
     net::{Addr4, BePort, Proto},
@@ -661,4 +661,61 @@ fn nothing_is_planned_for_what_was_never_known() {
         .plan_service(&key("shop/a"), &none)
         .unwrap();
     assert_eq!((plan.ops, plan.refused), (vec![], vec![]));
+}
+
+/// Rules 2 and 3: an address that changes hands is somebody's throughout.
+#[test]
+fn an_address_passes_to_another_proxy_and_back_without_a_gap() {
+    let mut world = world();
+    let foreign = |label| Foreign {
+        key: key("shop/web"),
+        label,
+        cluster_ips: vec![common::ip("172.30.0.1")],
+    };
+    let vip = FrontendKey::any_port(Addr4::from(std::net::Ipv4Addr::new(172, 30, 0, 1)));
+    world.put_slice(slice("s", "shop/web", endpoints(1)));
+    world.put_service(svc("shop/web", &["172.30.0.1"]));
+    let ours = world.dump();
+
+    world.apply(Event::Apply(Object::Foreign(foreign(Label::ProxyName))));
+    assert_eq!(world.dump(), ours, "ours as long as we have it");
+    world
+        .store
+        .apply(Event::Delete(ObjectRef::Service(key("shop/web"))));
+    let ops = planned(&mut world, "shop/web").ops;
+    assert_eq!(ops[0], Op::PutFrontend(vip, FrontendVal::foreign()));
+    let is_removal = |op: &Op<Addr4>| *op == Op::DelFrontend(vip);
+    assert!(!ops.iter().any(is_removal), "{ops:?}");
+
+    world.apply(Event::Apply(Object::Foreign(foreign(Label::Headless))));
+    world.apply(Event::Delete(ObjectRef::Foreign(
+        Label::ProxyName,
+        key("shop/web"),
+    )));
+    assert_eq!(world.dump(), "172.30.0.1 belongs to another proxy\n");
+    let written = world.maps.maps.ops();
+    world.restart();
+    assert_eq!(world.maps.maps.ops(), written);
+
+    world.put_service(svc("shop/web", &["172.30.0.1"]));
+    world.apply(Event::Delete(ObjectRef::Foreign(
+        Label::Headless,
+        key("shop/web"),
+    )));
+    assert_eq!(world.dump(), ours);
+}
+
+#[test]
+fn an_address_that_no_proxy_has_any_more_is_forgotten_by_a_restart_too() {
+    let mut world = world();
+    let theirs = Foreign {
+        key: key("shop/web"),
+        label: Label::ProxyName,
+        cluster_ips: vec![common::ip("172.30.0.1")],
+    };
+    world.apply(Event::Apply(Object::Foreign(theirs)));
+    let none = Event::Replace(Kind::Foreign(Label::ProxyName), vec![]);
+    world.store.apply(none);
+    world.restart();
+    assert_eq!(world.dump(), "");
 }

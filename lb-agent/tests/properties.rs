@@ -11,8 +11,8 @@ use common::{
 use lb_agent::{
     config::Config,
     maps::{LbMaps, fake::FakeMaps, faulty::Faulty},
-    model::{Endpoint, Event, Kind, Node, Object, ObjectRef, Service, Slice},
-    plan::{Family, Planner},
+    model::{Endpoint, Event, Foreign, Kind, Label, Node, Object, ObjectRef, Service, Slice},
+    plan::{self, Family, Planner},
 };
 use lb_common::{
     net::{Addr4, Addr6, Proto},
@@ -95,6 +95,17 @@ fn service() -> impl Strategy<Value = Service> {
     )
 }
 
+/// A Service of another proxy: maybe one that is ours, too, and maybe with another's address.
+fn foreign() -> impl Strategy<Value = Foreign> {
+    let vips = addrs("172.30.0", "fd30", 4);
+    let label = select(vec![Label::ProxyName, Label::Headless]);
+    (select(&SERVICES), label, vips).prop_map(|(name, label, cluster_ips)| Foreign {
+        key: common::key(name),
+        label,
+        cluster_ips,
+    })
+}
+
 fn endpoint() -> impl Strategy<Value = Endpoint> {
     let addr = select(vec![
         "10.1.0.1",
@@ -162,6 +173,8 @@ fn step() -> impl Strategy<Value = Step> {
     let news = prop_oneof![
         6 => service().prop_map(|s| Event::Apply(Object::Service(s))),
         8 => a_slice().prop_map(|s| Event::Apply(Object::Slice(s))),
+        2 => foreign().prop_map(|f| Event::Apply(Object::Foreign(f))),
+        1 => foreign().prop_map(|f| Event::Delete(ObjectRef::Foreign(f.label, f.key))),
         2 => service_ref.prop_map(Event::Delete),
         2 => slice_ref.prop_map(Event::Delete),
         1 => own_node,
@@ -201,6 +214,9 @@ fn fresh<A: Family>(config: Config, world: &World<A>) -> World<A> {
             fresh.put_slice(slice.clone());
         }
         fresh.put_service(service.clone());
+    }
+    for foreign in store.foreign() {
+        fresh.apply(Event::Apply(Object::Foreign(foreign)));
     }
     fresh
 }
@@ -275,9 +291,9 @@ proptest! {
         prop_assert_eq!(world.planner.drift(&now).entries, 0, "the comparison repairs");
 
         let mut planner = Planner::adopt(ROOMY, held);
-        for service in world.store.services() {
-            let desired = world.desired(&service.key);
-            let plan = planner.plan_service(&service.key, &desired).expect("there is room");
+        for key in world.names() {
+            planner.claim_foreign(&key, &plan::foreign(&world.store.foreign_ips(&key)));
+            let plan = planner.plan_service(&key, &world.desired(&key)).expect("there is room");
             for op in &plan.ops {
                 world.maps.apply(op).expect("it fits");
                 planner.note(op);

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 
 use common::{EndpointExt, NODE, ep, ip, key, node, node_port_svc, slice, svc};
 use lb_agent::model::{
-    Changes, Event, Kind, Node, Object, ObjectKey, ObjectRef, ServiceCidr, Skip, Store,
+    Changes, Event, Foreign, Kind, Label, Node, Object, ObjectKey, ObjectRef, ServiceCidr, Skip,
+    Store,
 };
 
 fn store() -> Store {
@@ -72,6 +73,30 @@ fn the_same_object_again_changes_nothing() {
     let hosts = BTreeSet::from([ip("192.0.2.1")]);
     assert!(!store.apply(Event::HostAddrs(hosts.clone())).is_empty());
     assert!(store.apply(Event::HostAddrs(hosts)).is_empty());
+}
+
+#[test]
+fn another_proxys_service_is_its_addresses() {
+    let mut store = store();
+    let with = |label, ips: &[&str]| Foreign {
+        key: key("shop/web"),
+        label,
+        cluster_ips: ips.iter().map(|text| ip(text)).collect(),
+    };
+    let apply = |store: &mut Store, foreign| store.apply(Event::Apply(Object::Foreign(foreign)));
+    let first = with(Label::ProxyName, &["172.30.0.1", "fd30::1"]);
+    let changes = apply(&mut store, first.clone());
+    assert_eq!(changes.services, dirty(&["shop/web"]));
+    assert!(!changes.ranges && !changes.facts);
+    assert!(apply(&mut store, first.clone()).is_empty());
+    assert_eq!(store.foreign_ips(&key("shop/web")), first.cluster_ips);
+
+    apply(&mut store, with(Label::Headless, &["172.30.0.2"]));
+    assert_eq!(store.foreign_ips(&key("shop/web")).len(), 3);
+    let none = Event::Replace(Kind::Foreign(Label::ProxyName), vec![]);
+    assert_eq!(store.apply(none).services, dirty(&["shop/web"]));
+    assert_eq!(store.foreign_ips(&key("shop/web")), [ip("172.30.0.2")]);
+    assert!(store.service(&key("shop/web")).is_none());
 }
 
 #[test]

@@ -182,10 +182,15 @@ fn is_node<A: Address, T: Tables<A>>(tables: &T, addr: &A, caller: &impl Caller<
     tables.is_node_addr(addr)
 }
 
-/// An address in a service range without a frontend on this port (rules 83, 84).
+/// An address in a service range without a frontend on this port (rules 83, 84). What belongs to
+/// another proxy must reach that proxy (rule 2).
 #[inline(always)]
 fn unknown_port<A: Address, T: Tables<A>>(tables: &T, dial: &Dial<A>, range_flags: u32) -> Lookup {
-    if is_vip(tables, &dial.addr) {
+    let kind = any_port_kind(tables, &dial.addr);
+    if kind == u32::from(Kind::FOREIGN.0) {
+        return Lookup::Pass;
+    }
+    if kind != NOWHERE {
         return Lookup::Refuse(Reason::UnknownPort);
     }
     if range_flags & OWNED != 0 {
@@ -194,10 +199,11 @@ fn unknown_port<A: Address, T: Tables<A>>(tables: &T, dial: &Dial<A>, range_flag
     Lookup::Pass
 }
 
-/// Is it some Service's ClusterIP?
+/// The kind of the entry that an address as such has; `NOWHERE` without one.
 #[inline(never)]
-fn is_vip<A: Address, T: Tables<A>>(tables: &T, addr: &A) -> bool {
-    tables.frontend(&FrontendKey::any_port(*addr)).is_some()
+fn any_port_kind<A: Address, T: Tables<A>>(tables: &T, addr: &A) -> u32 {
+    let entry = tables.frontend(&FrontendKey::any_port(*addr));
+    entry.map_or(NOWHERE, |val| u32::from(val.kind.0))
 }
 
 /// Decides a new flow.

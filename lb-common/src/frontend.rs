@@ -41,7 +41,8 @@ impl<A: Address> FrontendKey<A> {
         Self::new(A::UNSPECIFIED, port, proto)
     }
 
-    /// A ClusterIP on a port that no service has (rule 83).
+    /// An address on a port that no service has: a ClusterIP (rule 83), or what belongs to another
+    /// proxy (rule 2).
     #[inline(always)]
     pub const fn any_port(vip: A) -> Self {
         Self::new(vip, BePort::new(0), Proto::ANY)
@@ -64,6 +65,8 @@ impl Kind {
     pub const LOAD_BALANCER: Self = Self(3);
     /// `spec.externalIPs`
     pub const EXTERNAL_IP: Self = Self(4);
+    /// The ClusterIP of a Service of another proxy (rule 2): nobody else's, and not ours to refuse.
+    pub const FOREIGN: Self = Self(5);
 
     /// As users know it.
     pub const fn name(self) -> &'static str {
@@ -73,8 +76,14 @@ impl Kind {
             Self::NODE_PORT => "NodePort",
             Self::LOAD_BALANCER => "LoadBalancer",
             Self::EXTERNAL_IP => "ExternalIP",
+            Self::FOREIGN => "Foreign",
             Self(_) => "unknown",
         }
+    }
+
+    /// Is it of an address as such, which no service port owns?
+    pub const fn is_any_port(self) -> bool {
+        matches!(self, Self::ANY_PORT | Self::FOREIGN)
     }
 }
 
@@ -145,6 +154,11 @@ impl FrontendVal {
     /// The value of a VIP as such (rule 83).
     pub const fn any_port() -> Self {
         Self::new(ServiceId::NONE, Kind::ANY_PORT)
+    }
+
+    /// The value of an address of another proxy (rule 2).
+    pub const fn foreign() -> Self {
+        Self::new(ServiceId::NONE, Kind::FOREIGN)
     }
 
     /// Clients of `class` use the Local list.

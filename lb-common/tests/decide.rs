@@ -57,6 +57,10 @@ fn a_destination_is_a_services_nodes_or_nobodys_by_the_table() {
     tables
         .frontends
         .insert(FrontendKey::any_port(v4(VIP)), FrontendVal::any_port());
+    tables.frontends.insert(
+        FrontendKey::any_port(v4("172.30.0.7")),
+        FrontendVal::foreign(),
+    );
     tables.node_addrs.push(v4("192.0.2.1"));
     tables.range = Some((v4("172.30.0.0"), v4("172.30.0.255"), OWNED));
     let found = Lookup::Found(node_port);
@@ -65,10 +69,17 @@ fn a_destination_is_a_services_nodes_or_nobodys_by_the_table() {
         Lookup::Refuse(Reason::UnknownPort),
         Lookup::Refuse(Reason::UnallocatedAddress),
     );
-    let rows: [(&str, &str, u16, Client<Addr4>, Lookup); 16] = [
+    let rows: [(&str, &str, u16, Client<Addr4>, Lookup); 17] = [
         ("a ClusterIP", VIP, 80, pod(), cluster_ip),
         ("83: another port of it", VIP, 81, pod(), unknown),
         ("83: a NodePort number on it", VIP, 30080, pod(), unknown),
+        (
+            "2: an address of another proxy",
+            "172.30.0.7",
+            80,
+            pod(),
+            Lookup::Pass,
+        ),
         (
             "84: an address without a Service",
             "172.30.0.9",

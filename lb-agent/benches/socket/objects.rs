@@ -7,8 +7,8 @@ use std::{
 };
 
 use lb_agent::model::{
-    Endpoint, Event, Kind, Node, Object, ObjectKey, Service, ServiceCidr, ServicePort, ServiceType,
-    Slice, SlicePort,
+    Endpoint, Event, Kind, Label, Node, Object, ObjectKey, Service, ServiceCidr, ServicePort,
+    ServiceType, Slice, SlicePort,
 };
 use lb_common::net::Proto;
 use serde::{Deserialize, Serialize};
@@ -175,6 +175,8 @@ impl Objects {
         };
         vec![
             Event::Replace(Kind::Node, vec![Object::Node(node)]),
+            Event::Replace(Kind::Foreign(Label::ProxyName), Vec::new()),
+            Event::Replace(Kind::Foreign(Label::Headless), Vec::new()),
             Event::Replace(Kind::ServiceCidr, vec![Object::ServiceCidr(cidr)]),
             Event::Replace(
                 Kind::Service,

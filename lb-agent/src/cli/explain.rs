@@ -107,10 +107,21 @@ pub fn explain<A: Family>(
         .describe(&dial, &mut explanation);
     }
     explanation.verdict = verdict(&decision, &explanation);
+    if decision == Decision::Pass && is_foreign(snapshot, addr) {
+        explanation.verdict.rule = FOREIGN.to_owned();
+    }
     if to.proto == Proto::SCTP {
         explanation.client.note += "; SCTP has no socket hook: it is translated in packets only";
     }
     explanation
+}
+
+const FOREIGN: &str = "rule 2: the ClusterIP of a Service that its labels give to another proxy: \
+                       left to that one";
+
+fn is_foreign<A: Family>(snapshot: &Snapshot<A>, addr: A) -> bool {
+    let entry = snapshot.frontend(&FrontendKey::any_port(addr));
+    entry.is_some_and(|val| val.kind == Kind::FOREIGN)
 }
 
 fn passed() -> Verdict {

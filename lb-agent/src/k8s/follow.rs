@@ -12,11 +12,13 @@ use super::{
     guard::{Guarded, Malformed},
     kind::Watched,
 };
-use crate::model::{Event, Object, ObjectKey, ObjectRef, Skip};
+use crate::model::{Event, Kind, Object, ObjectKey, ObjectRef, Skip};
 
 /// What is known of one kind.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Follower {
+    /// What its objects become; others that they become are left out.
+    kind: Kind,
     /// By the object's own name: what it became. Objects that became nothing are left out.
     known: BTreeMap<ObjectKey, BTreeSet<ObjectRef>>,
     /// Objects that are bad, and why.
@@ -35,6 +37,16 @@ struct List {
 }
 
 impl Follower {
+    /// Of one kind; nothing is known yet.
+    pub(super) fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            known: BTreeMap::new(),
+            bad: BTreeMap::new(),
+            list: List::default(),
+        }
+    }
+
     /// What the watcher's word means.
     pub(super) fn take<K: Watched>(&mut self, word: watcher::Event<Guarded<K>>) -> Vec<Event> {
         match word {
@@ -43,10 +55,10 @@ impl Follower {
                 Vec::new()
             }
             watcher::Event::InitApply(object) => {
-                self.list.add(object);
+                self.list.add(self.kind, object);
                 Vec::new()
             }
-            watcher::Event::InitDone => self.replace::<K>(),
+            watcher::Event::InitDone => self.replace(),
             watcher::Event::Apply(Guarded(Ok(object))) => self.apply(&object),
             watcher::Event::Apply(Guarded(Err(malformed))) => {
                 self.report(label::<K>(&malformed.meta), Some(malformed.reason))
@@ -61,7 +73,7 @@ impl Follower {
             object: made,
             faults,
         } = object.convert();
-        let made = made.unwrap_or_default();
+        let made = of_kind(self.kind, made);
         let names: BTreeSet<_> = made.iter().map(Object::reference).collect();
         let before = self.known.remove(&key).unwrap_or_default();
         let mut events: Vec<_> = made.into_iter().map(Event::Apply).collect();
@@ -97,7 +109,7 @@ impl Follower {
 
     /// A list has come to its end. As long as some known object in it could not be read, the list
     /// would end that object: then the difference is told instead.
-    fn replace<K: Watched>(&mut self) -> Vec<Event> {
+    fn replace(&mut self) -> Vec<Event> {
         let List {
             objects,
             mut known,
@@ -109,7 +121,7 @@ impl Follower {
             .filter_map(|key| self.known.remove_entry(key))
             .collect();
         let mut events = if kept.is_empty() {
-            vec![Event::Replace(K::KIND, objects)]
+            vec![Event::Replace(self.kind, objects)]
         } else {
             let listed: BTreeSet<_> = known.values().flatten().collect();
             let before = self.known.values().flatten();
@@ -132,7 +144,7 @@ impl Follower {
 }
 
 impl List {
-    fn add<K: Watched>(&mut self, Guarded(object): Guarded<K>) {
+    fn add<K: Watched>(&mut self, kind: Kind, Guarded(object): Guarded<K>) {
         let object = match object {
             Ok(object) => object,
             Err(Malformed { meta, reason }) => {
@@ -145,7 +157,7 @@ impl List {
             object: made,
             faults,
         } = object.convert();
-        let made = made.unwrap_or_default();
+        let made = of_kind(kind, made);
         if !made.is_empty() {
             let names = made.iter().map(Object::reference).collect();
             self.known.insert(object_key(object.meta()), names);
@@ -155,6 +167,12 @@ impl List {
             self.bad.insert(label::<K>(object.meta()), reason);
         }
     }
+}
+
+fn of_kind(kind: Kind, made: Option<Vec<Object>>) -> Vec<Object> {
+    let made = made.unwrap_or_default().into_iter();
+    made.filter(|object| object.reference().kind() == kind)
+        .collect()
 }
 
 /// `Service shop/web`

@@ -46,7 +46,9 @@ fn brief(event: &Event) -> String {
 
 fn name(reference: &ObjectRef) -> String {
     match reference {
-        ObjectRef::Service(key) | ObjectRef::Slice(key) => key.name.clone(),
+        ObjectRef::Service(key) | ObjectRef::Foreign(_, key) | ObjectRef::Slice(key) => {
+            key.name.clone()
+        }
         ObjectRef::Node(name) | ObjectRef::ServiceCidr(name) => name.clone(),
     }
 }
@@ -57,7 +59,7 @@ fn briefs(events: &[Event]) -> Vec<String> {
 
 #[test]
 fn a_list_is_told_when_it_is_complete() {
-    let mut follower = Follower::default();
+    let mut follower = Follower::new(Kind::Service);
     let (a, b) = (service("a", "10.96.0.1"), service("b", "10.96.0.2"));
     assert_eq!(take(&mut follower, [Word::Init]), []);
     assert_eq!(
@@ -71,7 +73,7 @@ fn a_list_is_told_when_it_is_complete() {
 
 #[test]
 fn a_list_that_begins_again_forgets_its_first_half() {
-    let mut follower = Follower::default();
+    let mut follower = Follower::new(Kind::Service);
     let (a, b) = (service("a", "10.96.0.1"), service("b", "10.96.0.2"));
     let words = [
         Word::Init,
@@ -85,7 +87,7 @@ fn a_list_that_begins_again_forgets_its_first_half() {
 
 #[test]
 fn changes_are_told_as_they_come() {
-    let mut follower = Follower::default();
+    let mut follower = Follower::new(Kind::Service);
     let found = take(&mut follower, [Word::Apply(service("a", "10.96.0.1"))]);
     assert_eq!(briefs(&found), ["apply a"]);
     let found = take(&mut follower, [Word::Delete(service("a", "10.96.0.1"))]);
@@ -94,7 +96,7 @@ fn changes_are_told_as_they_come() {
 
 #[test]
 fn an_object_that_is_no_longer_ours_is_deleted() {
-    let mut follower = Follower::default();
+    let mut follower = Follower::new(Kind::Service);
     let headless = || Word::Apply(service("a", "None"));
     assert_eq!(briefs(&take(&mut follower, [headless()])), [] as [&str; 0]);
     let words = [Word::Apply(service("a", "10.96.0.1")), headless()];
@@ -104,7 +106,7 @@ fn an_object_that_is_no_longer_ours_is_deleted() {
 
 #[test]
 fn an_unreadable_object_is_told_once_and_stays_in_force() {
-    let mut follower = Follower::default();
+    let mut follower = Follower::new(Kind::Service);
     take(&mut follower, [Word::Apply(service("a", "10.96.0.1"))]);
     let found = take(&mut follower, [Word::Apply(unreadable_service("a"))]);
     let [Event::Skip(skip)] = &found[..] else {
@@ -123,7 +125,7 @@ fn an_unreadable_object_is_told_once_and_stays_in_force() {
 
 #[test]
 fn an_unreadable_object_that_is_deleted_is_gone() {
-    let mut follower = Follower::default();
+    let mut follower = Follower::new(Kind::Service);
     let words = [
         Word::Apply(service("a", "10.96.0.1")),
         Word::Apply(unreadable_service("a")),
@@ -135,7 +137,7 @@ fn an_unreadable_object_that_is_deleted_is_gone() {
 
 #[test]
 fn an_unreadable_object_stays_in_force_through_a_new_list() {
-    let mut follower = Follower::default();
+    let mut follower = Follower::new(Kind::Service);
     let words = [
         Word::Init,
         Word::InitApply(service("a", "10.96.0.1")),
@@ -165,7 +167,7 @@ fn an_unreadable_object_stays_in_force_through_a_new_list() {
 
 #[test]
 fn an_unreadable_object_in_the_first_list_leaves_the_others() {
-    let mut follower = Follower::default();
+    let mut follower = Follower::new(Kind::Service);
     let words = [
         Word::Init,
         Word::InitApply(unreadable_service("a")),
@@ -178,7 +180,7 @@ fn an_unreadable_object_in_the_first_list_leaves_the_others() {
 
 #[test]
 fn a_bad_part_is_told_beside_the_object() {
-    let mut follower = Follower::default();
+    let mut follower = Follower::new(Kind::Service);
     let bad: Value = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": "a"},
         "spec": {"clusterIP": "10.96.0.1", "externalIPs": ["x", "y"]},
@@ -193,7 +195,7 @@ fn a_bad_part_is_told_beside_the_object() {
 
 #[test]
 fn endpoints_take_back_slices_they_no_longer_mean() {
-    let mut follower = Follower::default();
+    let mut follower = Follower::new(Kind::Slice);
     let endpoints = |subsets: Value| -> Word<Guarded<Endpoints>> {
         Word::Apply(object(json!({
             "apiVersion": "v1", "kind": "Endpoints", "metadata": {"namespace": "shop", "name": "a"},

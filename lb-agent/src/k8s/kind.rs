@@ -20,7 +20,7 @@ pub(super) trait Watched:
     + Sync
     + 'static
 {
-    /// What it becomes.
+    /// What it becomes, unless the watch selects another.
     const KIND: Kind;
     /// The API may lack it, or keep it from us: then there are none.
     const IS_OPTIONAL: bool = false;
@@ -33,7 +33,7 @@ impl Watched for Service {
     const KIND: Kind = Kind::Service;
 
     fn convert(&self) -> Converted<Vec<Object>> {
-        one(convert::service(self), Object::Service)
+        convert::any_service(self)
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  client -> watcher of kube -> watch (errors, pace) -> follow (bookkeeping) -> events
-//!  (outage:   (list, watch,                              (convert, names)
+//!  (outage:   (list, watch,                              (convert, names)  (Services: handover)
 //!   log)       relist)
 //! ```
 
@@ -11,6 +11,7 @@ mod client;
 pub mod convert;
 mod follow;
 mod guard;
+mod handover;
 mod kind;
 mod outage;
 mod watch;
@@ -28,12 +29,27 @@ use tokio::sync::mpsc;
 
 pub use client::ClientError;
 
-use crate::{config::EndpointsSource, model::Event};
+use crate::{
+    config::EndpointsSource,
+    model::{Event, Kind, Label},
+};
 
 /// Both labels of rule 2, left out by the server: adding one to an object is its deletion, removing
 /// it its addition (rule 3).
 const NOT_FOREIGN: &str =
     "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
+
+/// Services of other proxies, each in one of two selections: a selector cannot say "or".
+const FOREIGN: [(Label, &str); 2] = [
+    (Label::ProxyName, "service.kubernetes.io/service-proxy-name"),
+    (
+        Label::Headless,
+        "service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name",
+    ),
+];
+
+/// News of Services on their way to [`handover`].
+const BACKLOG: usize = 64;
 
 /// A cluster's API server.
 #[derive(Clone)]
@@ -61,32 +77,42 @@ impl Api {
         Ok(Self { client })
     }
 
-    /// One future per kind; each runs until nobody listens to `events`.
+    /// One future per kind and one that hands Services over; each runs until nobody listens to
+    /// `events`.
     pub fn watches(
         &self,
         endpoints: EndpointsSource,
         node_name: &str,
         events: &mpsc::Sender<Event>,
     ) -> Vec<BoxFuture<'static, ()>> {
-        let (api, to) = (&self.client, events);
-        let all = || Config::default().labels(NOT_FOREIGN);
-        let own = Config::default().fields(&format!("metadata.name={node_name}"));
-        vec![
-            Box::pin(watch::run::<Service>(api.clone(), all(), to.clone())),
+        let (services, of_services) = mpsc::channel(BACKLOG);
+        let ours = || Config::default().labels(NOT_FOREIGN);
+        let this = Config::default().fields(&format!("metadata.name={node_name}"));
+        let mut watches = vec![
+            self.watch::<Service>(ours(), &services),
             match endpoints {
-                EndpointsSource::Slices => {
-                    Box::pin(watch::run::<EndpointSlice>(api.clone(), all(), to.clone()))
-                }
-                EndpointsSource::Endpoints => {
-                    Box::pin(watch::run::<Endpoints>(api.clone(), all(), to.clone()))
-                }
+                EndpointsSource::Slices => self.watch::<EndpointSlice>(ours(), events),
+                EndpointsSource::Endpoints => self.watch::<Endpoints>(ours(), events),
             },
-            Box::pin(watch::run::<Node>(api.clone(), own, to.clone())),
-            Box::pin(watch::run::<ServiceCIDR>(
-                api.clone(),
-                Config::default(),
-                to.clone(),
-            )),
-        ]
+            self.watch::<Node>(this, events),
+            self.watch::<ServiceCIDR>(Config::default(), events),
+        ];
+        for (label, selector) in FOREIGN {
+            let (client, config) = (self.client.clone(), Config::default().labels(selector));
+            let kind = Kind::Foreign(label);
+            let watch = watch::run::<Service>(client, config, kind, services.clone());
+            watches.push(Box::pin(watch));
+        }
+        watches.push(Box::pin(handover::run(of_services, events.clone())));
+        watches
+    }
+
+    fn watch<K: kind::Watched>(
+        &self,
+        config: Config,
+        to: &mpsc::Sender<Event>,
+    ) -> BoxFuture<'static, ()> {
+        let watch = watch::run::<K>(self.client.clone(), config, K::KIND, to.clone());
+        Box::pin(watch)
     }
 }

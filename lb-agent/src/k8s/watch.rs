@@ -16,7 +16,7 @@ use tokio::{sync::mpsc, time::sleep};
 use tracing::{debug, info, warn};
 
 use super::{follow::Follower, guard::Guarded, kind::Watched};
-use crate::model::Event;
+use crate::model::{Event, Kind};
 
 /// Between failures, doubled up to [`MAX_PAUSE`], and somewhat random: all nodes lose an API server
 /// at one time.
@@ -33,11 +33,16 @@ const LONG_PAUSE: Duration = Duration::from_secs(30);
 
 type Words<K> = BoxStream<'static, watcher::Result<watcher::Event<Guarded<K>>>>;
 
-/// Watches what `config` selects until nobody listens to `events`.
-pub(super) async fn run<K: Watched>(client: Client, config: Config, events: mpsc::Sender<Event>) {
+/// Watches what `config` selects, which becomes `kind`, until nobody listens to `events`.
+pub(super) async fn run<K: Watched>(
+    client: Client,
+    config: Config,
+    kind: Kind,
+    events: mpsc::Sender<Event>,
+) {
     let mut watch = Watch::<K> {
         words: begin(&client, &config),
-        follower: Follower::default(),
+        follower: Follower::new(kind),
         has_list: false,
         refused_since: None,
         is_outdated: false,

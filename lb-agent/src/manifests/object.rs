@@ -174,7 +174,7 @@ fn read(kind: &str, value: Value, node_name: &str) -> Result<Converted<Vec<Objec
         "Service" => {
             let service = typed::<core::Service>(value)?;
             check_address(&service)?;
-            one(convert::service(&service), Object::Service)
+            convert::any_service(&service)
         }
         "EndpointSlice" => one(
             convert::slice(&typed::<discovery::EndpointSlice>(value)?),

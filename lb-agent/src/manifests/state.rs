@@ -13,8 +13,6 @@ use super::{
 };
 use crate::model::{Event, Kind, Object, ObjectRef, Skip};
 
-const KINDS: [Kind; 4] = [Kind::Service, Kind::Slice, Kind::Node, Kind::ServiceCidr];
-
 /// The objects of one document.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Good {
@@ -34,7 +32,7 @@ impl State {
     /// Everything at once.
     pub(super) fn replace_events(&self) -> Vec<Event> {
         let all = self.objects();
-        let lists = KINDS.map(|kind| {
+        let lists = Kind::ALL.map(|kind| {
             let of_kind = all.iter().filter(|(name, _)| name.kind() == kind);
             Event::Replace(kind, of_kind.map(|(_, object)| (*object).clone()).collect())
         });

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
 use super::{Manifests, WatchError};
-use crate::model::{Event, Kind, Object, ObjectKey, ObjectRef, Skip};
+use crate::model::{Event, Kind, Label, Object, ObjectKey, ObjectRef, Skip};
 
 /// More than any change takes to be told.
 const TOLD: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ impl Followed {
     /// Opens a folder and takes its first lists.
     async fn synced(path: &Path) -> Self {
         let mut followed = Self::open(path).await;
-        for _ in 0..4 {
+        for _ in Kind::ALL {
             let event = followed.next().await;
             assert!(matches!(event, Event::Replace(..)), "{event:?}");
         }
@@ -131,6 +131,8 @@ async fn the_first_reading_tells_every_kind_completely() {
         Event::Replace(Kind::Slice, vec![]),
         Event::Replace(Kind::Node, vec![]),
         Event::Replace(Kind::ServiceCidr, vec![]),
+        Event::Replace(Kind::Foreign(Label::ProxyName), vec![]),
+        Event::Replace(Kind::Foreign(Label::Headless), vec![]),
     ];
     followed.assert_next(expected).await;
 }
@@ -245,7 +247,7 @@ async fn of_two_documents_for_one_object_the_first_counts() {
     let mut followed = Followed::open(dir.path()).await;
     let first = Event::Replace(Kind::Service, vec![service("web", "10.96.0.1")]);
     assert_eq!(followed.next().await, first);
-    for _ in 1..4 {
+    for _ in 1..Kind::ALL.len() {
         followed.next().await;
     }
     let second = "b.yaml: document 1, line 1 (Service default/web)";
@@ -370,7 +372,7 @@ async fn lists_and_json_are_read() {
         followed.next().await,
         Event::Replace(Kind::Service, services)
     );
-    for _ in 1..4 {
+    for _ in 1..Kind::ALL.len() {
         followed.next().await;
     }
     let skip = skipped(followed.next().await);
@@ -420,8 +422,9 @@ async fn slices_and_endpoints_of_one_service_both_count() {
         ("web/0-ipv6", "web", 1, 1),
     ];
     assert_eq!(seen, expected);
-    followed.next().await;
-    followed.next().await;
+    for _ in 2..Kind::ALL.len() {
+        followed.next().await;
+    }
 
     replace(dir.path(), "web.yaml", slice);
     let gone = ["web/0-ipv4", "web/0-ipv6"]

@@ -10,7 +10,7 @@ use std::{
 
 use lb_common::{
     config::Config,
-    frontend::{FrontendKey, FrontendVal, Kind},
+    frontend::{FrontendKey, FrontendVal},
     id::{BackendId, ServiceId},
     list::{List, ListRange},
     map_table,
@@ -210,7 +210,7 @@ impl<A: Family> FakeMaps<A> {
     }
 
     fn put_frontend(&mut self, key: FrontendKey<A>, val: FrontendVal) {
-        if val.kind != Kind::ANY_PORT {
+        if !val.kind.is_any_port() {
             let is_known = self.content.services.contains_key(&val.service);
             self.expect(is_known, || {
                 format!("{key:?} points at no service: {val:?}")

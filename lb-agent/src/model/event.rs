@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use super::{Node, ObjectKey, Service, ServiceCidr, Slice};
+use super::{Foreign, Node, ObjectKey, Service, ServiceCidr, Slice, foreign::Label};
 
 /// Kinds of objects that a source delivers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -12,6 +12,20 @@ pub enum Kind {
     Slice,
     Node,
     ServiceCidr,
+    /// Services that carry the label (rule 2).
+    Foreign(Label),
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 6] = [
+        Self::Service,
+        Self::Slice,
+        Self::Node,
+        Self::ServiceCidr,
+        Self::Foreign(Label::ProxyName),
+        Self::Foreign(Label::Headless),
+    ];
 }
 
 /// An object that is ours to use.
@@ -19,6 +33,8 @@ pub enum Kind {
 #[expect(missing_docs, reason = "the API's names")]
 pub enum Object {
     Service(Service),
+    /// Ours to leave alone.
+    Foreign(Foreign),
     Slice(Slice),
     Node(Node),
     ServiceCidr(ServiceCidr),
@@ -29,6 +45,7 @@ pub enum Object {
 #[expect(missing_docs, reason = "the API's names")]
 pub enum ObjectRef {
     Service(ObjectKey),
+    Foreign(Label, ObjectKey),
     Slice(ObjectKey),
     Node(String),
     ServiceCidr(String),
@@ -39,6 +56,7 @@ impl Object {
     pub fn reference(&self) -> ObjectRef {
         match self {
             Self::Service(o) => ObjectRef::Service(o.key.clone()),
+            Self::Foreign(o) => ObjectRef::Foreign(o.label, o.key.clone()),
             Self::Slice(o) => ObjectRef::Slice(o.key.clone()),
             Self::Node(o) => ObjectRef::Node(o.name.clone()),
             Self::ServiceCidr(o) => ObjectRef::ServiceCidr(o.name.clone()),
@@ -51,6 +69,7 @@ impl ObjectRef {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Service(_) => Kind::Service,
+            Self::Foreign(label, _) => Kind::Foreign(*label),
             Self::Slice(_) => Kind::Slice,
             Self::Node(_) => Kind::Node,
             Self::ServiceCidr(_) => Kind::ServiceCidr,

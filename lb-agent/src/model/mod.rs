@@ -3,12 +3,14 @@
 
 mod endpoint;
 mod event;
+mod foreign;
 mod node;
 mod service;
 mod store;
 
 pub use endpoint::{Endpoint, Slice, SlicePort};
 pub use event::{Event, Kind, Object, ObjectRef, Skip};
+pub use foreign::{Foreign, Label};
 pub use node::{Node, ServiceCidr};
 pub use service::{ObjectKey, Service, ServicePort, ServiceType};
 pub use store::{Changes, Store};

@@ -8,7 +8,9 @@ use std::{
     net::IpAddr,
 };
 
-use super::{Event, Kind, Node, Object, ObjectKey, ObjectRef, Service, ServiceCidr, Slice};
+use super::{
+    Event, Foreign, Kind, Label, Node, Object, ObjectKey, ObjectRef, Service, ServiceCidr, Slice,
+};
 
 /// What an event changed. An event that leaves the derived state as it was changes nothing
 /// (rules 21 and 136).
@@ -43,6 +45,7 @@ pub struct Store {
     required: BTreeSet<Kind>,
     delivered: BTreeSet<Kind>,
     services: BTreeMap<ObjectKey, Service>,
+    foreign: BTreeMap<(Label, ObjectKey), Vec<IpAddr>>,
     slices: BTreeMap<ObjectKey, Slice>,
     /// Names of slices by their Service; kept for Services that are not known yet, too (rule 10).
     slices_of: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
@@ -106,6 +109,23 @@ impl Store {
         self.services.values()
     }
 
+    /// The ClusterIPs that another proxy serves for a Service.
+    pub fn foreign_ips(&self, key: &ObjectKey) -> Vec<IpAddr> {
+        let of = |label| self.foreign.get(&(label, key.clone()));
+        let both = [Label::ProxyName, Label::Headless].into_iter();
+        both.filter_map(of).flatten().copied().collect()
+    }
+
+    /// All Services of other proxies.
+    pub fn foreign(&self) -> impl Iterator<Item = Foreign> {
+        let all = self.foreign.iter();
+        all.map(|((label, key), cluster_ips)| Foreign {
+            key: key.clone(),
+            label: *label,
+            cluster_ips: cluster_ips.clone(),
+        })
+    }
+
     /// The slices of a Service, by name.
     pub fn slices_of(&self, service: &ObjectKey) -> Vec<&Slice> {
         let names = self.slices_of.get(service).into_iter().flatten();
@@ -160,6 +180,10 @@ impl Store {
             Kind::Service => (self.services.keys().cloned())
                 .map(ObjectRef::Service)
                 .collect(),
+            Kind::Foreign(label) => (self.foreign.keys())
+                .filter(|(of, _)| *of == label)
+                .map(|(label, key)| ObjectRef::Foreign(*label, key.clone()))
+                .collect(),
             Kind::Slice => (self.slices.keys().cloned())
                 .map(ObjectRef::Slice)
                 .collect(),
@@ -173,6 +197,7 @@ impl Store {
     fn put(&mut self, object: Object, changes: &mut Changes) {
         match object {
             Object::Service(service) => self.put_service(service, changes),
+            Object::Foreign(foreign) => self.put_foreign(foreign, changes),
             Object::Slice(slice) => self.put_slice(slice, changes),
             Object::Node(node) => {
                 let is_own = node.name == self.node_name;
@@ -196,6 +221,11 @@ impl Store {
             ObjectRef::Service(key) => {
                 if let Some(old) = self.services.remove(key) {
                     changes.ranges |= self.uncount(&old);
+                    changes.services.insert(key.clone());
+                }
+            }
+            ObjectRef::Foreign(label, key) => {
+                if self.foreign.remove(&(*label, key.clone())).is_some() {
                     changes.services.insert(key.clone());
                 }
             }
@@ -224,6 +254,18 @@ impl Store {
         }
         changes.ranges |= ranges;
         changes.services.insert(service.key);
+    }
+
+    fn put_foreign(&mut self, foreign: Foreign, changes: &mut Changes) {
+        let Foreign {
+            key,
+            label,
+            cluster_ips,
+        } = foreign;
+        let old = self.foreign.insert((label, key.clone()), cluster_ips);
+        if old.as_ref() != self.foreign.get(&(label, key.clone())) {
+            changes.services.insert(key);
+        }
     }
 
     fn put_slice(&mut self, mut slice: Slice, changes: &mut Changes) {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
-    frontend::Kind,
+    frontend::{FrontendKey, Kind},
     id::ServiceId,
     list::{List, ListRange},
     service::Slot,
@@ -86,10 +86,10 @@ impl<A: Family> Planner<A> {
         let mirror = &self.mirror;
         let is_known = |id: &ServiceId| self.by_id.contains_key(id);
         let mut phases = Phases::new();
-        // Those of a known service are its plan's to keep or remove.
+        // Those of a known service are its plan's to keep or remove, and some are being removed already.
         let frontends = (mirror.frontends.iter()).filter(|(key, val)| {
-            if val.kind == Kind::ANY_PORT && !val.service.is_some() {
-                !self.claims.has(key)
+            if val.kind.is_any_port() && !val.service.is_some() {
+                !self.claims.has(key) && !self.unsettled.contains(key)
             } else {
                 !is_known(&val.service)
             }
@@ -189,10 +189,17 @@ impl<A: Family> Planner<A> {
             }
         }
         for (key, port) in &self.ports {
-            let held = port.frontends.iter();
-            let wanted: BTreeMap<_, _> = held
-                .filter_map(|key| Some((*key, *self.mirror.frontends.get(key)?)))
-                .collect();
+            let entry = |key| Some((key, *self.mirror.frontends.get(&key)?));
+            let mut wanted: BTreeMap<_, _> =
+                port.frontends.iter().copied().filter_map(entry).collect();
+            // Whose a ClusterIP as such is, no entry says: whoever answers on a port of it.
+            let as_such = (wanted
+                .iter()
+                .filter(|(_, val)| val.kind == Kind::CLUSTER_IP))
+            .filter_map(|(key, _)| entry(FrontendKey::any_port(key.vip)))
+            .filter(|(_, val)| val.kind == Kind::ANY_PORT);
+            let as_such: Vec<_> = as_such.collect();
+            wanted.extend(as_such);
             (self.claims).replace(key, i64::MIN, &wanted, &mut BTreeSet::new());
         }
     }

@@ -38,7 +38,8 @@ impl<A: Family> fmt::Display for Conflict<A> {
 }
 
 /// Order of claimants: a ClusterIP before all else, for the API gives it to one Service alone; then
-/// the older Service; then by name.
+/// the older Service; then by name. A Service that leaves us or comes back is served while it is both
+/// ours and another proxy's.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Rank {
     is_other_kind: bool,
@@ -112,8 +113,8 @@ impl<A: Family> Claims<A> {
         claimants.map(|(rank, val)| (&rank.port, val))
     }
 
-    /// Notes who lost `key` to whom, and returns those that did not lose it before. Claims to a
-    /// ClusterIP as such are all alike: nobody loses.
+    /// Notes who lost `key` to whom, and returns those that did not lose it before. Of claims to an
+    /// address as such nobody loses.
     pub(super) fn judge(
         &mut self,
         key: &FrontendKey<A>,
@@ -133,7 +134,7 @@ impl<A: Family> Claims<A> {
         let mut begun = Vec::new();
         for (rank, val) in self.by_key.get(key).into_iter().flatten() {
             let loser = &rank.port;
-            if loser == winner || val.kind == Kind::ANY_PORT {
+            if loser == winner || val.kind.is_any_port() {
                 continue;
             }
             self.lost.insert((*key, loser.clone()), winner.clone());

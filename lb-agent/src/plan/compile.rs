@@ -48,6 +48,11 @@ pub fn compile<A: Family>(
     images
 }
 
+/// What of another proxy's addresses is of family `A`.
+pub fn foreign<A: Family>(ips: &[IpAddr]) -> BTreeSet<A> {
+    of_family(ips).into_iter().collect()
+}
+
 /// Addresses of one family.
 struct Vips<A> {
     cluster: Vec<A>,

@@ -105,6 +105,8 @@ pub struct Image<A: Family> {
     pub ports: BTreeMap<PortKey, PortImage<A>>,
     /// Rule 83.
     pub vips: BTreeSet<A>,
+    /// ClusterIPs of other proxies (rule 2).
+    pub foreign: BTreeSet<A>,
 }
 
 impl<A: Family> Image<A> {
@@ -136,12 +138,14 @@ impl<A: Family> Image<A> {
             let service = content.services.get(id)?;
             Some((PortKey::of(name)?, port(*id, service)))
         };
+        let of_kind = |kind: Kind| {
+            let entries = content.frontends.iter();
+            entries.filter(move |(_, val)| val.kind == kind)
+        };
         Self {
             ports: content.names.iter().filter_map(named).collect(),
-            vips: (content.frontends.iter())
-                .filter(|(_, val)| val.kind == Kind::ANY_PORT)
-                .map(|(key, _)| key.vip)
-                .collect(),
+            vips: of_kind(Kind::ANY_PORT).map(|(key, _)| key.vip).collect(),
+            foreign: of_kind(Kind::FOREIGN).map(|(key, _)| key.vip).collect(),
         }
     }
 }
@@ -153,6 +157,9 @@ impl<A: Family> fmt::Display for Image<A> {
         }
         for vip in &self.vips {
             writeln!(f, "{vip:?} refuses other ports")?;
+        }
+        for vip in &self.foreign {
+            writeln!(f, "{vip:?} belongs to another proxy")?;
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ mod compile;
 mod drift;
 mod facts;
 mod family;
+mod foreign;
 mod ids;
 mod image;
 mod mirror;
@@ -20,7 +21,7 @@ mod port_plan;
 pub mod ranges;
 
 pub use claims::Conflict;
-pub use compile::compile;
+pub use compile::{compile, foreign};
 pub use drift::Drift;
 pub use facts::{Facts, FamilyFacts};
 pub use family::Family;

@@ -214,21 +214,26 @@ impl<A: Family> Planner<A> {
         good: &BTreeSet<&PortKey>,
     ) -> Option<(PortKey, FrontendVal)> {
         let answers = |(claimant, wanted): (&PortKey, &FrontendVal)| {
+            if wanted.kind == Kind::FOREIGN {
+                return Some((claimant.clone(), *wanted));
+            }
             let wanted = self.owned_by(claimant, *wanted);
             let port = self.ports.get(claimant)?;
             let is_built = port.build_left == 0 && self.mirror.services.contains_key(&port.id);
             if good.contains(claimant) || is_built {
                 return Some((claimant.clone(), wanted));
             }
-            let kept = held.filter(|held| held.service == wanted.service)?;
+            let is_own =
+                |held: &FrontendVal| held.service == wanted.service && held.kind != Kind::FOREIGN;
+            let kept = held.filter(is_own)?;
             Some((claimant.clone(), kept))
         };
         self.claims.claimants(key).find_map(answers)
     }
 
-    /// A claim's value with the claimant's id in it; a ClusterIP as such belongs to nobody.
+    /// A claim's value with the claimant's id in it; an address as such belongs to nobody.
     fn owned_by(&self, port: &PortKey, mut val: FrontendVal) -> FrontendVal {
-        if val.kind != Kind::ANY_PORT {
+        if !val.kind.is_any_port() {
             val.service = self.service_id(port).unwrap_or(ServiceId::NONE);
         }
         val

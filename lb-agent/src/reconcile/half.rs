@@ -46,7 +46,7 @@ impl<A: Family, M: LbMaps<A>> Half<A, M> {
         })
     }
 
-    /// Makes a Service as desired. What does not fit or fails leaves the rest as good as it was;
+    /// Makes a Service as desired; `foreign` are the addresses of it that another proxy serves. What does not fit or fails leaves the rest as good as it was;
     /// returns how many ops succeeded.
     ///
     /// # Errors
@@ -55,7 +55,9 @@ impl<A: Family, M: LbMaps<A>> Half<A, M> {
         &mut self,
         service: &ObjectKey,
         desired: &BTreeMap<PortKey, PortImage<A>>,
+        foreign: &BTreeSet<A>,
     ) -> Result<usize, HalfError> {
+        self.planner.claim_foreign(service, foreign);
         let plan = match self.planner.plan_service(service, desired) {
             Err(PlanError::NeedsGrace) => {
                 self.release()?;

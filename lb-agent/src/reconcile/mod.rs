@@ -87,8 +87,7 @@ impl Reconciler {
     /// They cannot be opened or read.
     pub fn adopt(config: Config, host_netns: u64) -> anyhow::Result<Self> {
         let root: PathBuf = config.bpffs_root.clone();
-        let required = [Kind::Service, Kind::Slice, Kind::Node, Kind::ServiceCidr];
-        let store = Store::new(config.node_name.clone(), required);
+        let store = Store::new(config.node_name.clone(), Kind::ALL);
         Ok(Self {
             facts: Facts::new(&config, None, store.host_addrs()),
             v4: Half::adopt(KernelMaps::open(&root)?)?,
@@ -221,6 +220,7 @@ impl Reconciler {
             changes
                 .services
                 .extend(self.store.services().map(|service| service.key.clone()));
+            (changes.services).extend(self.store.foreign().map(|foreign| foreign.key));
             changes.ranges = true;
         }
         changes.services.extend(self.retry.take_due(start));
@@ -323,7 +323,11 @@ impl Reconciler {
                 tracing::warn!(%error, "addresses of network namespaces could not be written");
             }
         }
-        let results = [self.v4.put(key, &image4), self.v6.put(key, &image6)];
+        let foreign = self.store.foreign_ips(key);
+        let results = [
+            self.v4.put(key, &image4, &plan::foreign(&foreign)),
+            self.v6.put(key, &image6, &plan::foreign(&foreign)),
+        ];
         let mut ops = 0;
         let mut errors = Vec::new();
         for result in results {

@@ -1,6 +1,8 @@
 //! Rules 2 and 3: either of two labels on a Service or on its slices hands them to somebody else, whatever the value,
 //! and taking the label away brings them back.
 
+use std::{collections::BTreeSet, time::Duration};
+
 use super::node::{setup, vips};
 use super::objects::{endpoint, service, slice};
 use super::plane::Plane;
@@ -42,14 +44,25 @@ fn service_label(label: &str, value: &str) {
     node.expect(v4, &["10.244.1.1"]);
     node.expect(v6, &["fd00:244:1::1"]);
 
-    plane.apply(&service(ns, "web").label(label, value));
-    // To us the addresses belong to nobody (rule 84).
-    node.expect(v4, &["EHOSTUNREACH"]);
-    node.expect(v6, &["EHOSTUNREACH"]);
+    // Left alone, they find no route in this node: rule 84 would refuse them with EHOSTUNREACH.
+    let dials = node.keep_dialling(v4);
+    for _ in 0..3 {
+        plane.apply(&service(ns, "web").label(label, value));
+        node.expect(v4, &["ENETUNREACH"]);
+        node.expect(v6, &["ENETUNREACH"]);
 
-    plane.apply(&service(ns, "web"));
-    node.expect(v4, &["10.244.1.1"]);
-    node.expect(v6, &["fd00:244:1::1"]);
+        plane.apply(&service(ns, "web"));
+        node.expect(v4, &["10.244.1.1"]);
+        node.expect(v6, &["fd00:244:1::1"]);
+    }
+    let seen = dials.finish(Duration::from_secs(10)).unwrap();
+    let seen: BTreeSet<&str> = seen.keys().map(String::as_str).collect();
+    assert_eq!(seen, BTreeSet::from(["10.244.1.1", "ENETUNREACH"]));
+
+    plane.apply(&service(ns, "web").label(label, value));
+    node.expect(v4, &["ENETUNREACH"]);
+    plane.delete(&service(ns, "web"));
+    node.expect(v4, &["EHOSTUNREACH"]);
 }
 
 fn slice_label(label: &str, value: &str) {

@@ -18,7 +18,7 @@ use lb_agent::{
         Endpoint, Event, Kind, Node, Object, ObjectKey, Service, ServicePort, ServiceType, Slice,
         SlicePort, Store,
     },
-    plan::{Facts, Family, Image, Plan, PlanError, Planner, PortImage, PortKey, compile},
+    plan::{self, Facts, Family, Image, Plan, PlanError, Planner, PortImage, PortKey, compile},
 };
 use lb_common::net::Proto;
 
@@ -275,6 +275,8 @@ impl<A: Family> World<A> {
     pub fn reconcile(&mut self) {
         for service in std::mem::take(&mut self.dirty) {
             let desired = self.desired(&service);
+            let foreign = plan::foreign(&self.store.foreign_ips(&service));
+            self.planner.claim_foreign(&service, &foreign);
             if !self.with_grace(|planner| planner.plan_service(&service, &desired)) {
                 self.dirty.insert(service);
             }
@@ -317,16 +319,19 @@ impl<A: Family> World<A> {
         true
     }
 
+    /// Every Service, ours or not.
+    pub fn names(&self) -> BTreeSet<ObjectKey> {
+        (self.store.services().map(|service| service.key.clone()))
+            .chain(self.store.foreign().map(|foreign| foreign.key))
+            .collect()
+    }
+
     /// The agent dies, and a new one takes the maps over.
     pub fn restart(&mut self) {
         let held = self.maps.read().expect("maps can be read");
         self.planner = Planner::adopt(self.maps.capacities(), held);
         (self.maps.wait_for_readers()).expect("nothing to fail");
-        self.dirty = self
-            .store
-            .services()
-            .map(|service| service.key.clone())
-            .collect();
+        self.dirty = self.names();
         self.sweep = true;
         self.reconcile();
     }

@@ -1,6 +1,6 @@
 //! Which objects count and how they are joined (rules 1 to 20).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
@@ -9,10 +9,11 @@ use xtask::lab::manifest::{
     Document, EndpointManifest, ServiceManifest, SliceManifest, endpoint, service_cidr, slices, svc,
 };
 use xtask::lab::traffic::Dial;
-use xtask::lab::{Lab, Node, Pod, SERVICE_CIDRS};
+use xtask::lab::{Lab, Node, Place, Pod, SERVICE_CIDRS, Serve, ServeOptions, Task};
 
+use crate::commands::text;
 use crate::harness::{
-    Server, case, expect_refusal, servers, soon_refused, soon_who, tally, told, who,
+    SOON, Server, case, counted, expect_refusal, servers, soon_refused, soon_who, tally, told, who,
 };
 
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -22,8 +23,12 @@ pub fn trials() -> Vec<Trial> {
     let case = |name, test: fn(&Lab) -> Result<()>| case("objects", name, test);
     vec![
         case(
-            "a_service_of_another_proxy_is_not_served_and_comes_back",
+            "a_service_of_another_proxy_reaches_that_proxy_and_comes_back",
             other_proxy,
+        ),
+        case(
+            "an_address_of_another_proxy_stays_its_own_through_a_restart",
+            other_proxy_restart,
         ),
         case(
             "a_slice_of_another_proxy_brings_no_endpoints",
@@ -74,6 +79,18 @@ impl One {
         Ok(Self { node, client, web })
     }
 
+    /// A pod that has the ClusterIP itself, and a server on each of the ports.
+    fn other_proxy<const N: usize>(&self, ports: [u16; N]) -> Result<(Pod, Serve)> {
+        let pod = self.node.pod("other")?;
+        pod.netns.ip("addr add 10.96.0.10/32 dev lo\n")?;
+        // The third of this node.
+        (self.node.host.netns).ip("route add 10.96.0.10/32 dev pod2\n")?;
+        let vip: IpAddr = "10.96.0.10".parse()?;
+        let options = ServeOptions::new(&ports.map(|port| SocketAddr::new(vip, port)));
+        let serve = pod.serve_with(&options.named("other"))?;
+        Ok((pod, serve))
+    }
+
     fn listed(&self) -> SliceManifest {
         slices("ns/web").tcp(8080).endpoint(&self.web[0].pod)
     }
@@ -95,19 +112,64 @@ fn tcp(to: &str) -> Dial {
     Dial::tcp(to.parse().expect("an address"))
 }
 
-/// Rules 2 and 3: the label's presence counts, an empty value included.
+/// Rules 2 and 3: the label's presence counts, an empty value included. What we do not serve reaches whoever does: a
+/// pod with the address itself stands for the other proxy.
 fn other_proxy(lab: &Lab) -> Result<()> {
     let one = One::new(lab)?;
+    let _other = one.other_proxy([80])?;
     one.publish(service(), one.listed())?;
-    let _agent = one.node.agent(&[])?;
+    let agent = one.node.agent(&[])?;
     let dial = tcp("10.96.0.10:80");
+    let dials = keep_dialling(&one.client, &dial)?;
     for (label, value) in [(PROXY_NAME, "other"), (HEADLESS, ""), (PROXY_NAME, "")] {
         soon_who(&one.client, &dial, 1, &["web"])?;
         one.publish(service().label(label, value), one.listed())?;
-        soon_refused(&one.client, &dial, Errno::EHOSTUNREACH)?;
+        soon_who(&one.client, &dial, 1, &["other"])?;
+        let said = one.node.cli(&["explain", "--to", "10.96.0.10:80"])?;
+        ensure!(text(&said).contains("another proxy"), "{}", text(&said));
         one.publish(service(), one.listed())?;
     }
-    soon_who(&one.client, &dial, 1, &["web"])
+    soon_who(&one.client, &dial, 1, &["web"])?;
+    let failed = dials.finish(SOON)?;
+    ensure!(failed.is_empty(), "refused in between: {failed:?}");
+    ensure!(counted(&agent, "unallocated_address")? == 0);
+
+    one.node.withdraw("web")?;
+    soon_refused(&one.client, &dial, Errno::EHOSTUNREACH)
+}
+
+/// Dials until it is told to finish, and tells what failed.
+fn keep_dialling(place: &Place, dial: &Dial) -> Result<Task<Vec<String>>> {
+    let dial = dial.clone();
+    place.spawn("dials", move |control| {
+        let mut failed = Vec::new();
+        while !control.stop_asked() {
+            failed.extend(dial.ask().err().map(|failure| failure.to_string()));
+        }
+        Ok(failed)
+    })
+}
+
+/// A restart keeps another proxy's address as it is, and a port that we would refuse is not ours to refuse.
+fn other_proxy_restart(lab: &Lab) -> Result<()> {
+    let one = One::new(lab)?;
+    let _other = one.other_proxy([80, 8081])?;
+    one.publish(service().label(PROXY_NAME, "other"), one.listed())?;
+    let mut agent = one.node.agent(&[])?;
+    for port in [80, 8081] {
+        soon_who(
+            &one.client,
+            &tcp(&format!("10.96.0.10:{port}")),
+            1,
+            &["other"],
+        )?;
+    }
+    let dials = keep_dialling(&one.client, &tcp("10.96.0.10:80"))?;
+    agent.kill9()?;
+    agent.restart()?;
+    let failed = dials.finish(SOON)?;
+    ensure!(failed.is_empty(), "refused in between: {failed:?}");
+    soon_refused(&one.client, &tcp("10.96.0.11:80"), Errno::EHOSTUNREACH)
 }
 
 fn other_proxys_slice(lab: &Lab) -> Result<()> {

@@ -8,6 +8,7 @@
 mod address;
 mod endpoints;
 mod fault;
+mod foreign;
 mod node;
 mod service;
 mod service_ports;
@@ -21,6 +22,7 @@ use lb_common::net::Proto;
 pub use address::{parse_ip, parse_net};
 pub use endpoints::endpoints;
 pub use fault::{Fault, Faults};
+pub use foreign::any_service;
 pub use node::{node, service_cidr};
 pub use service::{ALGORITHM, service};
 pub use slice::slice;
