@@ -72,25 +72,34 @@ fn use_host_compiler(cargo: &mut Command, target: &str) {
 /// When it does not compile, or came out linked to a shared library.
 pub fn print_static(options: &Options) -> Result<()> {
     object()?;
-    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
-    let binary = agent(&Options {
-        target: Some(target),
-        ..options.clone()
-    })?;
+    let binary = static_agent(options)?;
     let size = std::fs::metadata(&binary)
         .with_context(|| format!("{} is missing", binary.display()))?
         .len();
-    ensure!(
-        is_static(&binary)?,
-        "{} asks for a dynamic loader; it would not start in an empty container",
-        binary.display()
-    );
     say::line(format!(
         "{}  {:.1} MiB, static, BPF object inside",
         binary.display(),
         mebibytes(size)
     ));
     Ok(())
+}
+
+/// Builds the static binary and returns its path.
+///
+/// # Errors
+/// As [`print_static`].
+pub fn static_agent(options: &Options) -> Result<PathBuf> {
+    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    let binary = agent(&Options {
+        target: Some(target),
+        ..options.clone()
+    })?;
+    ensure!(
+        is_static(&binary)?,
+        "{} asks for a dynamic loader; it would not start in an empty container",
+        binary.display()
+    );
+    Ok(binary)
 }
 
 fn is_static(binary: &Path) -> Result<bool> {

@@ -18,7 +18,7 @@ pub const SOON: Duration = Duration::from_secs(10);
 
 /// Map sizes of the agents under test. Two hundred agents with maps of the default size would spend most of their time
 /// on clearing memory.
-const SIZES: [(&str, &str); 5] = [
+pub const SIZES: [(&str, &str); 5] = [
     ("--max-services", "4096"),
     ("--max-slots", "16384"),
     ("--max-backends", "8192"),
@@ -99,7 +99,7 @@ impl<S> Shared<S> {
     }
 }
 
-fn new_lab() -> Result<Lab, Failed> {
+pub fn new_lab() -> Result<Lab, Failed> {
     let lab = Lab::new().map_err(|error| format!("{error:#}"))?;
     let lab = lab.with_agent(env!("CARGO_BIN_EXE_lb-agent"));
     Ok(SIZES.into_iter().fold(lab, |lab, (flag, entries)| {
@@ -108,7 +108,7 @@ fn new_lab() -> Result<Lab, Failed> {
 }
 
 /// Runs a test and, when it fails, adds what the laboratory looks like.
-fn judge(lab: &Lab, test: impl FnOnce() -> Result<()>) -> Result<(), Failed> {
+pub fn judge(lab: &Lab, test: impl FnOnce() -> Result<()>) -> Result<(), Failed> {
     let failure = match catch_unwind(AssertUnwindSafe(test)) {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(error)) => format!("{error:#}"),

@@ -7,6 +7,7 @@ mod affinity;
 mod changes;
 mod coexist;
 mod commands;
+mod container;
 mod datagrams;
 mod devices;
 mod families;
@@ -53,6 +54,7 @@ fn main() {
         manifests::trials(),
         full::trials(),
         commands::trials(),
+        container::trials(),
         observe::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();

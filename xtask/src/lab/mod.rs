@@ -205,7 +205,9 @@ impl Lab {
         text
     }
 
-    fn log_path(&self, node: &str) -> PathBuf {
+    /// What the agents of a node log to, which is part of [`Lab::report`].
+    #[must_use]
+    pub fn log_path(&self, node: &str) -> PathBuf {
         self.ground.dir.join("logs").join(node)
     }
 

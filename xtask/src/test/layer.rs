@@ -1,8 +1,10 @@
 //! The layers of tests and the commands that run them.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::process::Command;
 
+use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::packages::{self, BPFTOOL, IP};
@@ -42,6 +44,9 @@ const UPPER: [(&str, &str, Layer); 4] = [
     ("lb-agent", "netns", Layer::Netns),
     ("lb-agent", "cluster", Layer::Cluster),
 ];
+
+/// Names the static binary to tests.
+const STATIC_AGENT: &str = "LB_STATIC_AGENT";
 
 /// The packages of the host layer. lb-ebpf is an empty program on the host.
 const HOST: [&str; 3] = ["lb-common", "lb-agent", "xtask"];
@@ -93,6 +98,10 @@ impl Layer {
             return plan;
         }
         let mut commands = Vec::new();
+        let agent = match self.static_agent() {
+            Ok(agent) => agent,
+            Err(reason) => return Plan::Fail(format!("{reason:#}")),
+        };
         for (package, test, layer) in UPPER {
             if layer != self {
                 continue;
@@ -105,9 +114,18 @@ impl Layer {
             }
             let mut cargo = cargo_test(package);
             cargo.args(["--test", test, "--"]);
+            cargo.envs(agent.iter().map(|path| (STATIC_AGENT, path)));
             commands.push(cargo);
         }
         Plan::Run(commands)
+    }
+
+    /// What is shipped, unoptimised, for the layer that runs it in a container.
+    fn static_agent(self) -> Result<Option<PathBuf>> {
+        match self {
+            Self::Netns => build::static_agent(&build::Options::default()).map(Some),
+            Self::Host | Self::Miri | Self::Load | Self::Cluster => Ok(None),
+        }
     }
 }
 
