@@ -2,7 +2,7 @@
 
 use crate::{
     id::{BackendId, ServiceId},
-    net::{Addr6, BePort, Proto},
+    net::{Addr6, BePort},
 };
 
 /// Value of `LB_SOCKETS`. Valid only while `backend` is the socket's peer: no hook runs on an
@@ -24,13 +24,16 @@ pub struct SocketVal {
     pub backend_id: BackendId,
     /// Generation of its id.
     pub generation: u16,
-    /// TCP or UDP.
-    pub proto: Proto,
+    /// [`SocketVal::HAS_SESSION`], or 0.
+    pub flags: u8,
     /// 4 or 6: which family's ids; 0: nothing is stored.
     pub family: u8,
 }
 
 impl SocketVal {
+    /// A datagram of the socket was sent unconnected: its release looks for a session to free.
+    pub const HAS_SESSION: u8 = 1;
+
     /// Is this the peer that the socket was translated to?
     #[inline(always)]
     pub fn is_peer(&self, addr: &Addr6, port: BePort) -> bool {

@@ -234,7 +234,7 @@ fn a_socket_and_a_namespace_keep_their_form() {
         service: ServiceId(7),
         backend_id: BackendId(3),
         generation: 2,
-        proto: Proto::TCP,
+        flags: SocketVal::HAS_SESSION,
         family: 4,
     };
     let addr = b"0123456789abcdef";
@@ -248,7 +248,7 @@ fn a_socket_and_a_namespace_keep_their_form() {
             &ne(7),
             &ne(3),
             &2_u16.to_ne_bytes(),
-            &[6, 4],
+            &[1, 4],
         ],
     );
     assert!(val.is_peer(&V6, BePort::new(8080)));

@@ -167,15 +167,18 @@ impl<'a> SockAddr<'a> {
     }
 
     /// Notes it; false without memory for it. Created zeroed and written in place: a value on the stack
-    /// would be copied twice.
+    /// would be copied twice. Flags stay.
     #[inline(always)]
-    pub fn set_state(&self, val: SocketVal) -> bool {
+    pub fn set_state(&self, mut val: SocketVal) -> bool {
         let at = LB_SOCKETS.get_or_insert_ptr_mut(self.ctx, None);
         if at.is_null() {
             return false;
         }
         // SAFETY: not null; the value lives as long as the socket, and a socket's calls take its lock.
-        unsafe { at.write(val) };
+        unsafe {
+            val.flags |= (*at).flags;
+            at.write(val);
+        }
         true
     }
 

@@ -160,7 +160,7 @@ where
         }
         Decision::Refuse { reason, service } => refuse(sock, &dial, reason, service),
         Decision::Dnat(dnat) => {
-            if !remember(sock, &dial, &dnat) {
+            if !remember(sock, &dial, &dnat, 0) {
                 count(Counter::StateLost);
             }
             dnat.to.addr.translate(sock, dnat.to.port, on_v6);
@@ -305,11 +305,13 @@ fn peer(sock: &SockAddr<'_>, addr: Addr6, port: BePort) -> Option<SocketVal> {
     Some(state)
 }
 
-/// Frees what an unconnected UDP socket left in the session maps: its last VIP's; others age out.
+/// Frees what an unconnected UDP socket left in the session maps: its last VIP's; others age out. A socket that
+/// only connected left nothing, and is spared the two lookups in large maps.
 #[inline(always)]
 pub fn release(sock: &Sock<'_>) -> i32 {
     if sock.is_udp()
         && let Some(state) = sock.state()
+        && state.flags & SocketVal::HAS_SESSION != 0
     {
         let cookie = sock.cookie();
         forget_session(
@@ -370,12 +372,12 @@ fn tell<A: Address>(
 /// `remember` in a stack frame of its own: BPF has 512 bytes for the whole chain of calls.
 #[inline(never)]
 fn remember_apart<A: Address>(sock: &SockAddr<'_>, dial: &Dial<A>, dnat: &Dnat<A>) -> bool {
-    remember(sock, dial, dnat)
+    remember(sock, dial, dnat, SocketVal::HAS_SESSION)
 }
 
 /// Notes in the socket what it dialled and got.
 #[inline(always)]
-fn remember<A: Address>(sock: &SockAddr<'_>, dial: &Dial<A>, dnat: &Dnat<A>) -> bool {
+fn remember<A: Address>(sock: &SockAddr<'_>, dial: &Dial<A>, dnat: &Dnat<A>, flags: u8) -> bool {
     sock.set_state(SocketVal {
         vip: dial.addr.mapped(),
         backend: dnat.to.addr.mapped(),
@@ -384,7 +386,7 @@ fn remember<A: Address>(sock: &SockAddr<'_>, dial: &Dial<A>, dnat: &Dnat<A>) -> 
         service: dnat.to.service,
         backend_id: dnat.to.backend,
         generation: dnat.to.generation,
-        proto: dial.proto,
+        flags,
         family: A::FAMILY,
     })
 }
