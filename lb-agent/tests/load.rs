@@ -321,6 +321,10 @@ const FIELDS: &[(&str, &[&str])] = &[
     ("LB_DEVICES", &["flags", "masq4", "masq6"]),
     ("LB_PORTS", &["key", "value"]),
     ("LB_LIMIT", &["filled_ns", "tokens"]),
+    (
+        "LB_PEERS",
+        &["socket", "vip", "vip_port", "backend", "backend_port"],
+    ),
     ("LB_COUNTERS", &["key", "values"]),
 ];
 const FLOW: &[&str] = &[

@@ -21,7 +21,7 @@ use crate::{
     reason::COUNTER_SLOTS,
     service::{Backend, Service, Slot},
     session::{RevnatKey, RevnatVal, SessionKey, SessionVal},
-    socket::SocketVal,
+    socket::{PEER_PLACES, Peer, SocketVal},
     source::SourceKey,
 };
 
@@ -389,6 +389,13 @@ pub const MAPS: &[MapSpec] = &[
         "LB_SOCKETS",
         SkStorage,
         Fixed(0),
+        Programs,
+        "what a socket dialled and got, where it has no place in LB_PEERS",
+    ),
+    spec::<u32, Peer>(
+        "LB_PEERS",
+        Array,
+        Fixed(PEER_PLACES),
         Programs,
         "what a socket dialled and got",
     ),

@@ -305,6 +305,7 @@ fn the_map_table_has_every_map_once_with_its_sizes() {
         ("LB_PORTS", 4, 8),
         ("LB_LIMIT", 4, 16),
         ("LB_SOCKETS", 4, 48),
+        ("LB_PEERS", 4, 64),
         ("LB_COUNTERS", 4, 8),
         ("LB_EVENTS", 0, 56),
     ];

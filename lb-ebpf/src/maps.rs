@@ -34,7 +34,7 @@ use lb_common::{
     reason::{COUNTER_SLOTS, Counter},
     service::{Backend, Service, Slot},
     session::{RevnatKey, RevnatVal, SessionKey, SessionVal},
-    socket::SocketVal,
+    socket::{PEER_PLACES, Peer, SocketVal},
     source::SourceKey,
     tables::{Sessions, Tables},
 };
@@ -46,6 +46,7 @@ const BACKENDS: usize = Capacity::Backends.default_entries() as usize;
 const SOURCES: usize = Capacity::Sources.default_entries() as usize;
 const NODE_ADDRS: usize = NODE_ADDR_ENTRIES as usize;
 const SESSIONS: usize = SESSION_ENTRIES as usize;
+const PEERS: usize = PEER_PLACES as usize;
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -102,6 +103,9 @@ static LB_PORTS: Array<u64, { PORT_WORDS as usize }, MMAPABLE> = Array::new();
 static LB_LIMIT: PerCpuArray<Bucket, 1> = PerCpuArray::new();
 #[btf_map]
 pub static LB_SOCKETS: SkStorage<SocketVal> = SkStorage::new();
+// Mapped by nobody: an array that can be is aligned to pages, and so its values to cache lines.
+#[btf_map]
+static LB_PEERS: Array<Peer, PEERS, MMAPABLE> = Array::new();
 #[btf_map]
 static LB_COUNTERS: PerCpuArray<u64, { COUNTER_SLOTS as usize }> = PerCpuArray::new();
 #[btf_map]
@@ -174,6 +178,77 @@ pub fn forget_session(session: &SessionKey, revnat: &RevnatKey) {
     // An entry that is gone already is what is wanted.
     let _gone = LB_UDP_SESSION.remove(session);
     let _gone = LB_UDP_REVNAT.remove(revnat);
+}
+
+/// The place in `LB_PEERS` that a socket may hold.
+pub struct Place {
+    at: *mut Peer,
+    cookie: u64,
+}
+
+impl Place {
+    #[inline(always)]
+    pub fn of(cookie: u64) -> Option<Self> {
+        let at = LB_PEERS.get_ptr_mut(Peer::index(cookie))?;
+        Some(Self { at, cookie })
+    }
+
+    #[inline(always)]
+    fn holder(&self) -> u64 {
+        // SAFETY: the map's value, valid until the program ends.
+        unsafe { (&raw const (*self.at).socket).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn val(&self) -> *mut SocketVal {
+        // SAFETY: as above.
+        unsafe { &raw mut (*self.at).val }
+    }
+
+    /// What the socket dialled and got, if it holds the place.
+    #[inline(always)]
+    pub fn held(&self) -> Option<*mut SocketVal> {
+        (self.holder() == self.cookie).then_some(self.val())
+    }
+
+    /// The same, taken for the socket if it is free. Looks first, for a swap costs more.
+    #[inline(always)]
+    pub fn take(&self) -> Option<*mut SocketVal> {
+        let mut holder = self.holder();
+        if holder == 0 {
+            // SAFETY: the map's value, valid until the program ends.
+            holder = compare_and_swap(unsafe { &raw mut (*self.at).socket }, 0, self.cookie);
+        }
+        (holder == 0 || holder == self.cookie).then_some(self.val())
+    }
+
+    /// Gives it back, if the socket holds it. Emptied first, so that whoever takes it finds nothing of ours.
+    #[inline(always)]
+    pub fn leave(&self) {
+        if self.holder() != self.cookie {
+            return;
+        }
+        // SAFETY: the map's value, valid until the program ends.
+        unsafe {
+            (&raw mut (*self.at).val.flags).write_volatile(0);
+            (&raw mut (*self.at).val.family).write_volatile(0);
+            (&raw mut (*self.at).socket).write_volatile(0);
+        }
+    }
+
+    /// May the socket be in `LB_SOCKETS`?
+    #[inline(always)]
+    pub fn has_spilled(&self) -> bool {
+        // SAFETY: the map's value, valid until the program ends.
+        unsafe { (&raw const (*self.at).spilled).read_volatile() != 0 }
+    }
+
+    /// The socket goes to `LB_SOCKETS`.
+    #[inline(always)]
+    pub fn note_spill(&self) {
+        // SAFETY: the map's value, valid until the program ends.
+        unsafe { (&raw mut (*self.at).spilled).write_volatile(1) };
+    }
 }
 
 macro_rules! kernel_tables {
@@ -358,6 +433,17 @@ fn fetch_add_one(at: *mut u64) -> u64 {
     // SAFETY: `at` points to an aligned u64 inside a map value.
     unsafe {
         asm!("{v} = atomic_fetch_add((u64 *)({p} + 0), {v})", p = in(reg) at, v = inout(reg) value)
+    };
+    value
+}
+
+/// Writes `new` where `old` is, and returns what was there.
+#[inline(always)]
+fn compare_and_swap(at: *mut u64, old: u64, new: u64) -> u64 {
+    let mut value = old;
+    // SAFETY: `at` points to an aligned u64 inside a map value. The instruction has its old value in r0.
+    unsafe {
+        asm!("r0 = cmpxchg_64({p} + 0, r0, {n})", p = in(reg) at, n = in(reg) new, inout("r0") value)
     };
     value
 }

@@ -9,7 +9,7 @@ use lb_common::{
     socket::SocketVal,
 };
 
-use crate::maps::LB_SOCKETS;
+use crate::maps::{LB_SOCKETS, Place};
 
 /// The context of post_bind and sock_release.
 pub struct Sock<'a> {
@@ -37,11 +37,6 @@ impl<'a> Sock<'a> {
             17 | 136 => Some(Proto::UDP),
             _ => None,
         }
-    }
-
-    #[inline(always)]
-    pub fn is_udp(&self) -> bool {
-        self.proto() == Some(Proto::UDP)
     }
 
     /// The port bound; `src_port` is in host order.
@@ -81,14 +76,19 @@ impl<'a> Sock<'a> {
         unsafe { helpers::bpf_get_socket_cookie(self.ctx.sock.cast()) }
     }
 
-    /// What the socket dialled and got. aya's own method takes another context only.
+    /// What the socket dialled and got. aya's own method for storage takes another context only.
     #[inline(always)]
-    pub fn state(&self) -> Option<SocketVal> {
+    pub fn state(&self, place: &Place) -> Option<SocketVal> {
         let map = (&raw const LB_SOCKETS).cast_mut().cast();
-        // SAFETY: a map of socket storage and this program's socket; no value to create.
-        let at =
-            unsafe { helpers::bpf_sk_storage_get(map, self.ctx.sock.cast(), ptr::null_mut(), 0) };
+        let at = match place.held() {
+            Some(at) => at,
+            // SAFETY: a map of socket storage and this program's socket; no value to create.
+            None if place.has_spilled() => unsafe {
+                helpers::bpf_sk_storage_get(map, self.ctx.sock.cast(), ptr::null_mut(), 0).cast()
+            },
+            None => return None,
+        };
         // SAFETY: null or a value that lives as long as the socket; copied at once.
-        unsafe { at.cast::<SocketVal>().as_ref() }.copied()
+        unsafe { at.as_ref() }.copied()
     }
 }

@@ -14,7 +14,7 @@ use lb_common::{
     socket::SocketVal,
 };
 
-use crate::maps::LB_SOCKETS;
+use crate::maps::{LB_SOCKETS, Place};
 
 const SOCK_STREAM: u32 = 1;
 const SOCK_DGRAM: u32 = 2;
@@ -161,16 +161,30 @@ impl<'a> SockAddr<'a> {
     /// What the socket dialled and got.
     #[inline(always)]
     pub fn state(&self) -> Option<SocketVal> {
-        let at = LB_SOCKETS.get_ptr_mut(self.ctx);
+        let place = Place::of(self.cookie())?;
+        let at = match place.held() {
+            Some(at) => at,
+            None if place.has_spilled() => LB_SOCKETS.get_ptr_mut(self.ctx),
+            None => return None,
+        };
         // SAFETY: null or a value that lives as long as the socket; copied at once.
         unsafe { at.as_ref() }.copied()
     }
 
-    /// Notes it; false without memory for it. Created zeroed and written in place: a value on the stack
-    /// would be copied twice. Flags stay.
+    /// Notes it; false without memory for it. Storage is created zeroed and written in place: a value on the
+    /// stack would be copied twice. Flags stay.
     #[inline(always)]
     pub fn set_state(&self, mut val: SocketVal) -> bool {
-        let at = LB_SOCKETS.get_or_insert_ptr_mut(self.ctx, None);
+        let Some(place) = Place::of(self.cookie()) else {
+            return false;
+        };
+        let at = match place.take() {
+            Some(at) => at,
+            None => {
+                place.note_spill();
+                LB_SOCKETS.get_or_insert_ptr_mut(self.ctx, None)
+            }
+        };
         if at.is_null() {
             return false;
         }
@@ -182,14 +196,17 @@ impl<'a> SockAddr<'a> {
         true
     }
 
-    /// Forgets it, if there is any. Looks first: a delete takes and drops a reference to the socket, which a
-    /// destination that is no Service's must not pay.
+    /// Forgets it, if there is any.
     #[inline(always)]
     pub fn clear_state(&self) {
-        if LB_SOCKETS.get_ptr_mut(self.ctx).is_null() {
+        let Some(place) = Place::of(self.cookie()) else {
+            return;
+        };
+        place.leave();
+        if !place.has_spilled() || LB_SOCKETS.get_ptr_mut(self.ctx).is_null() {
             return;
         }
-        // A socket without state is what is wanted.
+        // A socket without state is what is wanted. Looked for above, for a delete takes and drops a reference.
         let _none = LB_SOCKETS.delete(self.sk());
     }
 }

@@ -18,7 +18,7 @@ use lb_common::{
 
 use crate::{
     count::{About, count, report},
-    maps::{Kernel, forget_session, is_host_netns},
+    maps::{Kernel, Place, forget_session, is_host_netns},
     sock::Sock,
     sock_addr::{SockAddr, Transport, now_ns, random, set_errno},
 };
@@ -305,20 +305,27 @@ fn peer(sock: &SockAddr<'_>, addr: Addr6, port: BePort) -> Option<SocketVal> {
     Some(state)
 }
 
-/// Frees what an unconnected UDP socket left in the session maps: its last VIP's; others age out. A socket that
-/// only connected left nothing, and is spared the two lookups in large maps.
+/// Frees what a socket left: its place among the peers and, where it was an unconnected UDP socket, the session of
+/// its last VIP; others age out. A socket that only connected is spared the two lookups in large maps.
 #[inline(always)]
 pub fn release(sock: &Sock<'_>) -> i32 {
-    if sock.is_udp()
-        && let Some(state) = sock.state()
+    let Some(proto) = sock.proto() else {
+        return ALLOW;
+    };
+    let cookie = sock.cookie();
+    let Some(place) = Place::of(cookie) else {
+        return ALLOW;
+    };
+    if proto == Proto::UDP
+        && let Some(state) = sock.state(&place)
         && state.flags & SocketVal::HAS_SESSION != 0
     {
-        let cookie = sock.cookie();
         forget_session(
             &SessionKey::new(cookie, state.vip, state.vip_port),
             &RevnatKey::new(cookie, state.backend, state.backend_port),
         );
     }
+    place.leave();
     ALLOW
 }
 

@@ -1,8 +1,9 @@
 //! Every way to reach a Service at the socket: families, protocols, connected or not, from pod and host.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
+use lb_common::socket::PEER_PLACES;
 use libtest_mimic::Trial;
 use xtask::lab::manifest::{slices, svc};
 use xtask::lab::traffic::{Dial, exchange};
@@ -83,6 +84,10 @@ pub fn trials() -> Vec<Trial> {
     trials.extend([
         scene.case("a_socket_bound_to_the_pods_address_keeps_it", bound),
         scene.case("one_process_uses_every_family_at_once", one_process),
+        scene.case(
+            "more_sockets_than_there_are_places_each_show_what_they_dialled",
+            more_than_places,
+        ),
         scene.case("udp_lite_reaches_a_cluster_ip_by_sendto", udp_lite),
         scene.case("multipath_tcp_reaches_a_cluster_ip", mptcp),
         scene.case(
@@ -151,6 +156,31 @@ fn one_process(scene: &Dials) -> Result<()> {
                 let answer = exchange(socket, *to)?;
                 ensure!(answer.peer == *vip, "{answer:?}");
             }
+        }
+        Ok(())
+    })
+}
+
+/// Sockets that stay open hold their places, which are met again after as many cookies as there are places: the
+/// sockets that get those have storage instead.
+fn more_than_places(scene: &Dials) -> Result<()> {
+    let vip: SocketAddr = VIP4.parse()?;
+    let direct = scene.server.v4(8080);
+    scene.client.exec(|| {
+        let dial = |to| -> Result<UdpSocket> {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.connect(to)?;
+            ensure!(socket.peer_addr()? == to, "shows {:?}", socket.peer_addr());
+            Ok(socket)
+        };
+        let held = (0..300).map(|_| dial(vip)).collect::<Result<Vec<_>>>()?;
+        for _ in 0..2 * PEER_PLACES {
+            let socket = dial(vip)?;
+            socket.connect(direct)?;
+            ensure!(socket.peer_addr()? == direct, "the VIP was not forgotten");
+        }
+        for socket in held {
+            ensure!(socket.peer_addr()? == vip, "a place was taken away");
         }
         Ok(())
     })
