@@ -20,6 +20,7 @@ mod manifests;
 mod nodeport;
 mod objects;
 mod observe;
+mod packets;
 mod policies;
 mod refusals;
 mod sessions;
@@ -43,6 +44,7 @@ fn main() {
         sources::trials(),
         nodeport::trials(),
         devices::trials(),
+        packets::trials(),
         localhost::trials(),
         policies::trials(),
         topology::trials(),

@@ -115,6 +115,18 @@ impl Dial {
         self
     }
 
+    /// What is dialled.
+    #[must_use]
+    pub fn to(&self) -> SocketAddr {
+        self.to
+    }
+
+    /// Does the socket have no peer, and so hears of no error?
+    #[must_use]
+    pub fn is_unconnected(&self) -> bool {
+        matches!(self.way, Way::Unconnected)
+    }
+
     /// Dials and waits for the answer.
     ///
     /// # Errors
