@@ -122,6 +122,9 @@ const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 /// How many extension headers are walked through; more is not seen in the wild.
 const MAX_EXTENSIONS: u32 = 6;
+/// How many bytes they may have together with the fixed header: programs hold offsets below 2,048, and two network
+/// headers (an ICMP error's and the one it quotes) must lie below that.
+const MAX_HEADERS: u32 = 512;
 
 impl Parse for Addr6 {
     const ICMP: Proto = ICMP6;
@@ -189,6 +192,9 @@ fn walk(bytes: &impl Bytes, first: u8, header: &mut Header<Addr6>) -> Option<()>
             header.l4 += (raw[1] as u32 + 2) * 4;
         } else {
             header.l4 += (raw[1] as u32 + 1) * 8;
+        }
+        if header.l4 - header.l3 > MAX_HEADERS {
+            return None;
         }
         next = raw[0];
     }

@@ -149,6 +149,14 @@ fn more_extension_headers_than_anyone_sends_are_left_alone() {
 }
 
 #[test]
+fn extension_headers_of_more_than_500_bytes_are_left_alone() {
+    let long = |words| packet6(Transport::Udp).extensions(&[Extension::Destination(words)]);
+    assert!(read6(&long(58)).is_some());
+    assert_eq!(read6(&long(59)), None);
+    assert_eq!(read6(&long(255)), None);
+}
+
+#[test]
 fn what_follows_no_next_header_is_no_port() {
     const NONE: u8 = 59;
     let (header, ports) = read6(&packet6(Transport::Other(NONE))).expect("a header");

@@ -16,7 +16,7 @@ use crate::{
     flows::FlowTables,
     maps::Kernel,
     packet::Skb,
-    tc_lb::{Family, NEXT, SHOT, Side, at_hand, concerns, is_met, leave},
+    tc_lb::{Family, NEXT, SHOT, Side, at_hand, concerns, is_met, leave, to_lb0},
 };
 
 /// Bytes of an ICMP header.
@@ -49,6 +49,12 @@ where
     }
     if Kernel.find(draft).is_none() || !is_met(draft.val.flags, side) {
         return NEXT;
+    }
+    let flags = draft.val.flags;
+    if flags.has(FlowFlags::SNAT) && !to_lb0(flags) && draft.header.ttl <= 1 {
+        // Nobody is told: there are no errors about errors (RFC 1122).
+        count_packet(Counter::HopsExceeded);
+        return SHOT;
     }
     draft.answers = draft.val.other_key(draft.key.proto);
     if !translate(skb, draft) {

@@ -636,7 +636,7 @@ fn write<A: Family>(skb: &Skb, draft: &mut Draft<A>) -> bool {
 
 /// Into `lb0`, where the stack takes it up?
 #[inline(always)]
-const fn to_lb0(flags: FlowFlags) -> bool {
+pub const fn to_lb0(flags: FlowFlags) -> bool {
     flags.has(FlowFlags::LB0) && !flags.has(FlowFlags::REPLY)
 }
 
