@@ -25,6 +25,7 @@ mod policies;
 mod refusals;
 mod sessions;
 mod sources;
+mod start;
 mod topology;
 
 use libtest_mimic::Arguments;
@@ -52,6 +53,7 @@ fn main() {
         objects::trials(),
         changes::trials(),
         lifecycle::trials(),
+        start::trials(),
         coexist::trials(),
         manifests::trials(),
         full::trials(),
