@@ -24,8 +24,8 @@ pub struct Effort {
 const VIA: usize = 0;
 const DIRECT: usize = 1;
 
-/// Exchanges a second through the ClusterIP over those straight to the backend. One process does both: two of them are
-/// placed on different CPUs, which is more than what is measured.
+/// Exchanges a second through the ClusterIP over those straight to the backend. One process does both, on the CPU of the
+/// server.
 pub fn measure(client: &Place, here: &Here, effort: Effort) -> Result<Vec<Row>> {
     let direct = vec![SocketAddrV4::new(here.server, SERVER_PORT)];
     let lists = vec![vec![objects::WEB], direct];

@@ -74,10 +74,7 @@ impl Objects {
         }
         // In random order, as IPs are given out.
         let mut vips: Vec<Ipv4Addr> = vips.into_iter().collect();
-        for i in (1..vips.len()).rev() {
-            let other = random.below(u32::try_from(i + 1).unwrap_or(u32::MAX)) as usize;
-            vips.swap(i, other);
-        }
+        random.shuffle(&mut vips);
         let mut objects = Self::default();
         for (number, vip) in vips.into_iter().enumerate() {
             let endpoints = (0..ENDPOINTS).map(|_| endpoint(pod(random.below(1 << 22))));
@@ -273,10 +270,25 @@ pub fn strangers(count: usize) -> Vec<SocketAddrV4> {
         .collect()
 }
 
+/// The same, in another order. Maps are filled in the order of creation: to dial in that order would be to walk through
+/// them from front to end.
+pub fn shuffled(list: &[SocketAddrV4]) -> Vec<SocketAddrV4> {
+    let mut list = list.to_vec();
+    Random(3).shuffle(&mut list);
+    list
+}
+
 /// splitmix64
 struct Random(u64);
 
 impl Random {
+    fn shuffle<T>(&mut self, list: &mut [T]) {
+        for i in (1..list.len()).rev() {
+            let other = self.below(u32::try_from(i + 1).unwrap_or(u32::MAX)) as usize;
+            list.swap(i, other);
+        }
+    }
+
     fn below(&mut self, end: u32) -> u32 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

@@ -152,6 +152,7 @@ fn cases([one, _, many]: [&World; 3], here: &Here) -> Result<Vec<Case>> {
     let stranger = objects::strangers(1);
     let strangers = objects::strangers(20_000);
     let server = vec![SocketAddrV4::new(here.server, SERVER_PORT)];
+    let random = objects::shuffled(&many.vips);
     let sink = vec![SocketAddrV4::new(here.server, SERVER_PORT + 1)];
     let node_port = here.node_port().context("the node has no IPv4 address")?;
     let connect = |name, world, act, list: &[SocketAddrV4], counter, target_ns| Case {
@@ -201,7 +202,7 @@ fn cases([one, _, many]: [&World; 3], here: &Here) -> Result<Vec<Case>> {
             "connect4 hit, 20,000 services at random",
             MANY,
             Reconnect,
-            &many.vips,
+            &random,
             Some(HitChosen),
             Some(180.0),
         ),
@@ -209,7 +210,7 @@ fn cases([one, _, many]: [&World; 3], here: &Here) -> Result<Vec<Case>> {
             "connect4 hit, 20,000 at random, new sockets",
             MANY,
             Connect,
-            &many.vips,
+            &random,
             Some(HitChosen),
             None,
         ),

@@ -9,6 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 use xtask::lab::{Place, Task};
@@ -63,6 +67,7 @@ impl Worker {
             .map(|list| list.into_iter().map(SockAddr::from).collect())
             .collect();
         let task = place.spawn("dial", move |control| {
+            stay()?;
             loop {
                 match control.hear(JOB_LIMIT * 10)? {
                     Job::Stop => return Ok(()),
@@ -85,6 +90,17 @@ impl Worker {
         self.task.tell(&Job::Stop)?;
         self.task.join(JOB_LIMIT)
     }
+}
+
+/// Keeps the caller, and the threads that it starts, on one CPU, the same for all: so an exchange is as long as the work
+/// that it is for client and server together, and not as the scheduler spreads and wakes them.
+fn stay() -> Result<()> {
+    let this = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this)?;
+    let last = (0..CpuSet::count()).rfind(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    let mut one = CpuSet::new();
+    one.set(last.context("no CPU to run on")?)?;
+    Ok(sched_setaffinity(this, &one)?)
 }
 
 fn perform(act: Act, list: &[SockAddr], count: usize) -> Result<Done> {
@@ -184,6 +200,7 @@ fn exchange_udp(to: &SockAddr) -> Result<()> {
 pub fn serve(place: &Place, addr: Ipv4Addr, port: u16) -> Result<Task<()>> {
     let at = |port| SocketAddr::from((addr, port));
     let task = place.spawn("serve", move |control| {
+        stay()?;
         let listener = std::net::TcpListener::bind(at(port))?;
         let echo = std::net::UdpSocket::bind(at(port))?;
         let _sink = std::net::UdpSocket::bind(at(port + 1))?;
