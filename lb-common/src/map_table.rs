@@ -65,6 +65,8 @@ pub enum Capacity {
     Sources,
     /// `--max-flows`, two entries each
     Flows,
+    /// `--max-flows`, divided by [`FLOWS_PER_EMBRYO`]
+    Embryos,
     /// Fixed.
     Fixed(u32),
 }
@@ -78,7 +80,7 @@ impl Capacity {
             Self::Slots => Some("--max-slots"),
             Self::Backends => Some("--max-backends"),
             Self::Sources => Some("--max-source-ranges"),
-            Self::Flows => Some("--max-flows"),
+            Self::Flows | Self::Embryos => Some("--max-flows"),
             Self::Fixed(_) => None,
         }
     }
@@ -92,6 +94,7 @@ impl Capacity {
             Self::Backends => 262_144,
             Self::Sources => 65_536,
             Self::Flows => 262_144,
+            Self::Embryos => Self::Flows.default_entries() / FLOWS_PER_EMBRYO,
             Self::Fixed(n) => n,
         }
     }
@@ -146,8 +149,8 @@ pub const AFFINITY_ENTRIES: u32 = 65_536;
 pub const NETNS_ENTRIES: u32 = 16_384;
 /// Addresses of this node.
 pub const NODE_ADDR_ENTRIES: u32 = 1_024;
-/// Halves of flows that are not established yet, per family.
-pub const EMBRYO_ENTRIES: u32 = 65_536;
+/// One embryo for so many established flows.
+pub const FLOWS_PER_EMBRYO: u32 = 4;
 /// Datagrams whose first fragment was seen, per family.
 pub const FRAGMENT_ENTRIES: u32 = 8_192;
 /// Devices of this node.
@@ -155,7 +158,7 @@ pub const DEVICE_ENTRIES: u32 = 4_096;
 /// Bytes of the event ring.
 pub const EVENT_BYTES: u32 = 1 << 16;
 
-use Capacity::{Backends, Fixed, Flows, Frontends, Services, Slots, Sources};
+use Capacity::{Backends, Embryos, Fixed, Flows, Frontends, Services, Slots, Sources};
 use MapType::{Array, Hash, LpmTrie, LruHash, PerCpuArray, RingBuf, SkStorage};
 use Writer::{Agent, Both, Programs};
 
@@ -311,7 +314,7 @@ pub const MAPS: &[MapSpec] = &[
     spec::<FlowKey<Addr4>, FlowVal<Addr4>>(
         "LB4_EMBRYOS",
         LruHash,
-        Fixed(EMBRYO_ENTRIES),
+        Embryos,
         Programs,
         "flows of packets that are not established yet",
     ),
@@ -332,7 +335,7 @@ pub const MAPS: &[MapSpec] = &[
     spec::<FlowKey<Addr6>, FlowVal<Addr6>>(
         "LB6_EMBRYOS",
         LruHash,
-        Fixed(EMBRYO_ENTRIES),
+        Embryos,
         Programs,
         "flows of packets that are not established yet",
     ),

@@ -25,6 +25,10 @@ pub struct Csum {
 pub trait Frame: Bytes {
     /// Overwrites bytes; false beyond the end.
     fn store<const N: usize>(&self, at: u32, bytes: &[u8; N]) -> bool;
+    /// [`sctp::crc_change`]; a method, for in the kernel it is a function that the verifier checks by itself.
+    fn crc_change(&self, delta: u32, after: u32) -> u32 {
+        sctp::crc_change(delta, after)
+    }
     /// Adds `diff`, as [`diff4`] gives it, to the transport checksum at `at`; false beyond the end.
     fn l4_csum(&self, at: u32, diff: u32, how: Csum) -> bool;
 }

@@ -89,6 +89,6 @@ pub fn change_ports<A: Address>(
         return false;
     }
     let delta = u32::from_le(port_word(old.sport, old.dport) ^ port_word(new.sport, new.dport));
-    let change = crc_change(delta, length - 4);
+    let change = frame.crc_change(delta, length - 4);
     frame.store(header.l4 + FIELD, &(crc ^ change).to_le_bytes())
 }

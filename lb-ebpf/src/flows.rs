@@ -14,7 +14,7 @@ use aya_ebpf::{
 use lb_common::{
     flow::{FlowFlags, FlowKey, FlowVal},
     fragment::{FragmentKey, FragmentVal},
-    map_table::{Capacity, EMBRYO_ENTRIES, FRAGMENT_ENTRIES},
+    map_table::{Capacity, FRAGMENT_ENTRIES},
     nat::{Draft, Flows},
     net::{Addr4, Addr6, Address},
     reason::Counter,
@@ -23,7 +23,7 @@ use lb_common::{
 use crate::{count::count_packet, maps::Kernel};
 
 const FLOWS: usize = Capacity::Flows.default_entries() as usize;
-const EMBRYOS: usize = EMBRYO_ENTRIES as usize;
+const EMBRYOS: usize = Capacity::Embryos.default_entries() as usize;
 const FRAGMENTS: usize = FRAGMENT_ENTRIES as usize;
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 const ANY: u64 = BPF_ANY as u64;

@@ -22,6 +22,8 @@ use lb_common::{
     rewrite::{Csum, Frame},
 };
 
+use crate::stages::lb_crc_change;
+
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// BPF_ADJ_ROOM_MAC
@@ -357,6 +359,11 @@ impl Frame for Skb {
             unsafe { store_half(to.add(N - 2), half) };
         }
         true
+    }
+
+    #[inline(always)]
+    fn crc_change(&self, delta: u32, after: u32) -> u32 {
+        lb_crc_change(delta, after)
     }
 
     #[inline(always)]

@@ -10,7 +10,10 @@
 use core::arch::asm;
 
 use aya_ebpf::bindings::__sk_buff;
-use lb_common::net::{Addr4, Addr6};
+use lb_common::{
+    net::{Addr4, Addr6},
+    sctp,
+};
 
 use crate::{
     answer, icmp,
@@ -40,6 +43,13 @@ fn kept(l3: u32) -> u32 {
     // SAFETY: a register is copied to itself.
     unsafe { asm!("{r} = {r}", r = inout(reg) kept) };
     kept as u32
+}
+
+/// [`sctp::crc_change`]: 16 products of 32 steps, once and not once for each way that leads to it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_crc_change(delta: u32, after: u32) -> u32 {
+    sctp::crc_change(delta, after)
 }
 
 macro_rules! stages {

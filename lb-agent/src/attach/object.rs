@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use aya::{Ebpf, EbpfLoader, programs::Program};
-use lb_common::map_table::{Capacity, MAPS, MapSpec, PACKET_PROGRAMS, PROGRAMS};
+use lb_common::map_table::{Capacity, FLOWS_PER_EMBRYO, MAPS, MapSpec, PACKET_PROGRAMS, PROGRAMS};
 
 use crate::maps::{
     Capacities,
@@ -169,6 +169,7 @@ fn entries(dir: &Path, spec: &MapSpec, capacities: &Capacities) -> Option<u32> {
         Capacity::Backends => capacities.backends,
         Capacity::Sources => capacities.sources,
         Capacity::Flows => capacities.flows,
+        Capacity::Embryos => (capacities.flows / FLOWS_PER_EMBRYO).max(1),
         Capacity::Fixed(_) => return None,
     };
     let Ok(pin) = sys::open_map(&dir.join(spec.name), Access::Read) else {

@@ -18,12 +18,13 @@ pub const SOON: Duration = Duration::from_secs(10);
 
 /// Map sizes of the agents under test. Two hundred agents with maps of the default size would spend most of their time
 /// on clearing memory.
-pub const SIZES: [(&str, &str); 5] = [
+pub const SIZES: [(&str, &str); 6] = [
     ("--max-services", "4096"),
     ("--max-slots", "16384"),
     ("--max-backends", "8192"),
     ("--max-frontends", "8192"),
     ("--max-source-ranges", "1024"),
+    ("--max-flows", "8192"),
 ];
 
 /// A test in a laboratory of its own. The name is the sentence that it proves.

@@ -30,7 +30,10 @@ pub fn trials() -> Vec<Trial> {
             "policy_local_reaches_this_node_alone_with_the_clients_address",
             policy_local,
         ),
-        case("policy_local_without_an_endpoint_here_drops", local_elsewhere),
+        case(
+            "policy_local_without_an_endpoint_here_drops",
+            local_elsewhere,
+        ),
         case("no_endpoint_at_all_is_refused_at_once", no_endpoints),
         case(
             "a_routed_cluster_ip_serves_clients_outside_and_refuses_other_ports",
@@ -49,10 +52,7 @@ pub fn trials() -> Vec<Trial> {
             "an_established_connection_outlives_its_service",
             outlives_service,
         ),
-        case(
-            "a_udp_flow_moves_when_its_backend_leaves",
-            udp_moves,
-        ),
+        case("a_udp_flow_moves_when_its_backend_leaves", udp_moves),
         case(
             "restarts_of_the_agent_cost_no_client_outside_a_connection",
             restarts,
@@ -104,7 +104,10 @@ impl Scene {
         let [v4, v6] = node.host.addresses;
         let mut routes = String::new();
         for texts in [VIP, EXTERNAL, CLUSTER_IP, ["10.96.0.99", "fd00:96::99"]] {
-            routes += &format!("route add {} via {v4}\nroute add {} via {v6}\n", texts[0], texts[1]);
+            routes += &format!(
+                "route add {} via {v4}\nroute add {} via {v6}\n",
+                texts[0], texts[1]
+            );
         }
         outside.netns.ip(&routes)?;
         Ok(Self {
@@ -254,7 +257,10 @@ fn routed_cluster_ip(lab: &Lab) -> Result<()> {
         let other = SocketAddr::new(ip, 81);
         for dial in [Dial::tcp(other), Dial::udp(other)] {
             let failure = failed(&scene.outside, &dial.clone().within(SHORT))?;
-            ensure!(failure.is(Errno::ECONNREFUSED), "rule 83, {dial}: {failure}");
+            ensure!(
+                failure.is(Errno::ECONNREFUSED),
+                "rule 83, {dial}: {failure}"
+            );
         }
     }
     for ip in addresses(["10.96.0.99", "fd00:96::99"])? {
@@ -351,7 +357,9 @@ fn outlives_service(lab: &Lab) -> Result<()> {
     let agent = scene.node.agent(&[])?;
     let to = SocketAddr::new(scene.node.host.addresses[0], 30080);
     let held = scene.outside.spawn("held", move |control| {
-        let socket = Dial::tcp(to).open().map_err(|failure| anyhow!("{failure}"))?;
+        let socket = Dial::tcp(to)
+            .open()
+            .map_err(|failure| anyhow!("{failure}"))?;
         let line = || read_line(&socket).map_err(|failure| anyhow!("{failure}"));
         let name = line()?;
         control.say(&name)?;
@@ -444,15 +452,22 @@ fn hops(lab: &Lab) -> Result<()> {
     for (family, node) in scene.node.host.addresses.into_iter().enumerate() {
         let to = SocketAddr::new(node, 30081);
         let errno: i32 = scene.outside.exec(|| {
-            let socket = Dial::udp(to).open().map_err(|failure| anyhow!("{failure}"))?;
+            let socket = Dial::udp(to)
+                .open()
+                .map_err(|failure| anyhow!("{failure}"))?;
             if family == 0 {
                 socket.set_ttl_v4(1)?;
             } else {
                 socket.set_unicast_hops_v6(1)?;
             }
-            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv4RecvErr, &true).ok();
+            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv4RecvErr, &true)
+                .ok();
             if family == 1 {
-                nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv6RecvErr, &true)?;
+                nix::sys::socket::setsockopt(
+                    &socket,
+                    nix::sys::socket::sockopt::Ipv6RecvErr,
+                    &true,
+                )?;
             }
             socket.send(b"hello")?;
             let mut buffer = [std::mem::MaybeUninit::uninit(); 64];
@@ -460,7 +475,8 @@ fn hops(lab: &Lab) -> Result<()> {
             Ok(error.raw_os_error().unwrap_or(0))
         })?;
         ensure!(
-            Errno::from_raw(errno) == Errno::EHOSTUNREACH || Errno::from_raw(errno) == Errno::ENETUNREACH,
+            Errno::from_raw(errno) == Errno::EHOSTUNREACH
+                || Errno::from_raw(errno) == Errno::ENETUNREACH,
             "{to}: {}",
             Errno::from_raw(errno)
         );
