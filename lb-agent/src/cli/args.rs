@@ -30,6 +30,9 @@ pub enum Command {
     /// Show the Services that the data plane serves
     #[command(subcommand)]
     Service(ServiceCommand),
+    /// Show the flows of packets from outside
+    #[command(subcommand)]
+    Flows(FlowsCommand),
     /// Show whether agent and data plane are well; exits with 1 when they are not
     Status(ShowArgs),
     /// Show which kernel features are there, which are missing and what that costs; exits with 1 when
@@ -65,6 +68,34 @@ pub enum ServiceCommand {
         #[expect(missing_docs, reason = "flattened")]
         show: ShowArgs,
     },
+}
+
+/// `flows ...`
+#[derive(Subcommand, Clone, Debug)]
+pub enum FlowsCommand {
+    /// Every flow: client, destination, backend, state, and since when it is idle
+    List {
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "flattened")]
+        filter: FlowFilter,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "flattened")]
+        show: ShowArgs,
+    },
+}
+
+/// Which flows.
+#[derive(ClapArgs, Clone, Debug, Default)]
+pub struct FlowFilter {
+    /// Only of this Service
+    #[arg(long, value_name = "NS/NAME", value_parser = parse_service)]
+    pub service: Option<(String, String)>,
+    /// Only of this client, ADDR or ADDR:PORT
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    pub client: Option<String>,
+    /// Only to this backend, ADDR or ADDR:PORT
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    pub backend: Option<String>,
 }
 
 /// Where to look, for every verb.

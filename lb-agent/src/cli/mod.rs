@@ -10,6 +10,7 @@ pub mod client;
 pub mod dial;
 pub mod explain;
 pub mod explanation;
+pub mod flows;
 pub mod output;
 pub mod probe;
 pub mod programs;
@@ -35,6 +36,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Run(run) => run::execute(run),
         Command::Programs { json, .. } => programs::execute(*json),
         Command::Service(command) => service::execute(command),
+        Command::Flows(command) => flows::execute(command),
         Command::Status(show) => status::execute(show),
         Command::Check(show) => check::execute(show),
         Command::Explain(explain) => explain::execute(explain),

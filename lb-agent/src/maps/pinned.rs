@@ -12,8 +12,10 @@ use lb_common::{
     ABI_VERSION,
     agent_state::AgentState,
     config::Config,
+    flow::{FlowKey, FlowVal},
     id::{BackendId, ServiceId},
     map_table::{MAPS, MapSpec, MapType, find},
+    name::ServiceName,
     netns::NetnsVal,
     reason::{COUNTER_SLOTS, Counter},
     service::{Backend, Service, Slot},
@@ -118,6 +120,28 @@ impl Pinned {
     fn entries<K: Pod, V: Pod>(&self, name: &'static str) -> Result<Vec<(K, V)>, PinnedError> {
         let map = self.map(name)?;
         sys::entries(map.as_fd()).map_err(|error| PinnedError::Read { map: name, error })
+    }
+
+    /// `LB*_NAMES`
+    ///
+    /// # Errors
+    /// See [`PinnedError`].
+    pub fn names<A: Family>(&self) -> Result<Vec<(ServiceId, ServiceName)>, PinnedError> {
+        self.entries(A::MAPS.names)
+    }
+
+    /// `LB*_FLOWS` and `LB*_EMBRYOS`, all halves. A flow that grows up meanwhile is in neither or both.
+    ///
+    /// # Errors
+    /// See [`PinnedError`].
+    pub fn flows<A: Family>(&self) -> Result<Vec<(FlowKey<A>, FlowVal<A>)>, PinnedError>
+    where
+        FlowKey<A>: Pod,
+        FlowVal<A>: Pod,
+    {
+        let mut flows = self.entries(A::MAPS.flows)?;
+        flows.extend(self.entries(A::MAPS.embryos)?);
+        Ok(flows)
     }
 
     /// Only what is opened for writing can be shared memory, even memory that is only read

@@ -621,6 +621,20 @@ pub fn boot_ns() -> io::Result<u64> {
     Ok(number(time.tv_sec)? * 1_000_000_000 + number(time.tv_nsec)?)
 }
 
+/// Seconds since boot without suspended time (CLOCK_MONOTONIC): the clock of flows.
+///
+/// # Errors
+/// None in practice.
+pub fn monotonic_s() -> io::Result<i64> {
+    // SAFETY: an all-zero timespec is valid.
+    let mut time: libc::timespec = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is valid for the call.
+    if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(time.tv_sec)
+}
+
 /// The cookie of the calling thread's network namespace, never reused since boot (SO_NETNS_COOKIE).
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! What the demo shows, in its order: who answers whom, the shift as the Service changes, what an operator sees.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::thread;
@@ -66,6 +67,7 @@ fn who_answers(cast: &Cast) -> Result<()> {
         legend.heading()
     ));
     let (pod, node): (&Place, &Place) = (&cast.client, &cast.node.host);
+    let outside = &cast.outside;
     let mut all = 0;
     for (name, place, kind, address, protocol) in [
         ("pod", pod, "ClusterIP", CLUSTER_IP, "TCP"),
@@ -79,6 +81,10 @@ fn who_answers(cast: &Cast) -> Result<()> {
         ("node", node, "NodePort", NODE_PORT6, "TCP"),
         ("node", node, "NodePort", LOCALHOST, "UDP"),
         ("node", node, "LoadBalancer", BALANCER6, "TCP"),
+        ("out", outside, "NodePort", NODE_PORT, "TCP"),
+        ("out", outside, "NodePort", NODE_PORT6, "TCP"),
+        ("out", outside, "LoadBalancer", BALANCER, "TCP"),
+        ("out", outside, "LoadBalancer", BALANCER6, "TCP"),
     ] {
         let to: SocketAddr = address.parse().context("an address of the demo")?;
         let dial = if protocol == "TCP" {
@@ -98,6 +104,31 @@ fn who_answers(cast: &Cast) -> Result<()> {
     done(&format!(
         "{all} dials, none failed; every client saw the Service as its peer, never the pod"
     ));
+    who_is_seen(cast)
+}
+
+/// A client outside is itself to the pods of the node that it dials, and that node to those of others.
+fn who_is_seen(cast: &Cast) -> Result<()> {
+    say::heading("   Whom the pods see when a client outside dials the LoadBalancer IP");
+    let [client, _] = cast.outside.addresses;
+    let to: SocketAddr = BALANCER.parse().context("an address of the demo")?;
+    let mut seen = BTreeMap::new();
+    for asked in ask(&cast.outside, &Dial::tcp(to), DIALS)? {
+        let answer = asked.map_err(|failure| anyhow::anyhow!("{failure}"))?;
+        seen.insert(answer.by, answer.client.ip());
+    }
+    ensure!(
+        seen.values().any(|ip| *ip == client),
+        "no pod saw the client's address {client}: {seen:?}"
+    );
+    for (pod, ip) in seen {
+        let whose = if ip == client {
+            "the client itself"
+        } else {
+            "the node: the pod is on another one, and its answers must come back here"
+        };
+        say::line(format!("  {pod:<10}{ip:<16}{whose}"));
+    }
     Ok(())
 }
 

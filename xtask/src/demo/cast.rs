@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
 use super::endpoints::{Endpoint, Endpoints};
-use crate::lab::{Agent, CLUSTER_CIDR, Lab, Node, Pod, Serve};
+use crate::lab::{Agent, CLUSTER_CIDR, Lab, Node, Place, Pod, Serve};
 use crate::workspace;
 
 /// Where the pods' servers listen: `targetPort` in `deploy/demo/web.yaml`.
@@ -25,6 +26,8 @@ pub(super) struct Cast {
     servers: BTreeMap<String, Server>,
     /// A pod that dials.
     pub(super) client: Pod,
+    /// A client that is no part of the cluster: its packets arrive from outside.
+    pub(super) outside: Place,
     /// Who serves, as the agent is told.
     pub(super) endpoints: Endpoints,
     /// The node that the agent runs on.
@@ -63,11 +66,14 @@ impl Cast {
             }
             stands_at(&servers[&endpoint.pod].pod, &endpoint)?;
         }
+        let outside = lab.outside("outside")?;
+        outside.netns.ip(&routes_to_balancer(node.host.addresses))?;
         let agent = node.agent(&["--cluster-cidr", CLUSTER_CIDR])?;
         Ok(Self {
             agent,
             servers,
             client,
+            outside,
             endpoints,
             node,
             other,
@@ -117,6 +123,11 @@ impl Cast {
         self.node.withdraw("web")?;
         self.node.withdraw(ENDPOINTS)
     }
+}
+
+/// What a router before the cluster knows: the LoadBalancer IPs are at this node.
+fn routes_to_balancer([v4, v6]: [IpAddr; 2]) -> String {
+    format!("route add 203.0.113.80 via {v4}\nroute add 2001:db8::80 via {v6}\n")
 }
 
 fn serve(node: &Node, name: &str) -> Result<Server> {
