@@ -71,7 +71,7 @@ pub fn scan(bpffs_root: &Path) -> anyhow::Result<()> {
 }
 
 fn answer(bpffs_root: &Path, met: Option<Event>, may_scan: bool) -> anyhow::Result<bool> {
-    let map = Map::open(bpffs_root, "LB_NETNS")?;
+    let map = Map::<u64, NetnsVal>::open(bpffs_root, "LB_NETNS")?;
     let known = Pinned::open(bpffs_root)?.netns()?;
     let (all, is_scan) = look_up(met, may_scan);
     if let Some(event) = met

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    os::fd::AsFd,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -444,7 +443,9 @@ fn put<K: bytemuck::Pod, V: bytemuck::Pod>(
     value: &V,
 ) -> Result<()> {
     let map = sys::open_map(&maps_dir(root).join(map), Access::Write)?;
-    sys::update_batch(map.as_fd(), &[*key], &[*value]).map_err(|(_, error)| error.into())
+    let map = sys::TypedMap::new(map)?;
+    map.update(&[*key], &[*value])
+        .map_err(|(_, error)| error.into())
 }
 
 fn bpftool(words: &[&str], last: &Path) -> Result<String> {

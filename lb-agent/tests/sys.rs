@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use lb_agent::maps::sys::{self, Access, Mmap};
+use lb_agent::maps::sys::{self, Access, Mmap, TypedMap};
 use lb_common::{
     id::{BackendId, ServiceId},
     map_table::MapType,
@@ -16,12 +16,13 @@ const MMAPABLE: u32 = 1 << 10;
 
 fn main() {
     let is_root = nix::unistd::geteuid().is_root();
-    let tests: [(&str, fn()); 8] = [
+    let tests: [(&str, fn()); 9] = [
         ("an_element_of_odd_size_is_mapped_whole", odd_size),
         ("a_mapping_for_reading_is_not_written", read_only),
         ("a_mapping_has_an_end", has_an_end),
         ("another_size_of_value_is_refused", other_size),
         ("a_batch_that_does_not_fit_tells_how_much_did", full),
+        ("a_write_asks_for_no_shape_again", asks_once),
         ("every_entry_is_read_in_several_batches", all_entries),
         ("per_cpu_values_are_read_of_every_cpu", per_cpu),
         ("clock_and_cookie_are_the_kernels", clock_and_cookie),
@@ -79,7 +80,8 @@ fn read_only() {
     let memory = Mmap::new(map.as_fd(), size_of::<Slot<Addr6>>(), Access::Read).expect("a mapping");
     assert!(!memory.set(0, &slot(9)));
     assert!(!memory.store(0, 0, 9));
-    sys::update_batch(map.as_fd(), &[1_u32], &[slot(5)]).expect("an update");
+    let map = TypedMap::new(map).expect("the map's own types");
+    map.update(&[1_u32], &[slot(5)]).expect("an update");
     assert_eq!(memory.get(1), Some(slot(5)), "but sees what others write");
 }
 
@@ -97,39 +99,84 @@ fn other_size() {
     let map = slots();
     assert!(Mmap::new(map.as_fd(), 8, Access::Read).is_err());
     assert!(sys::entries::<u32, u64>(map.as_fd()).is_err());
-    assert!(sys::update_batch(map.as_fd(), &[0_u32], &[0_u64]).is_err());
     assert!(sys::lookup::<u32, u64>(map.as_fd(), &0).is_err());
     let memory = Mmap::new(map.as_fd(), size_of::<Slot<Addr6>>(), Access::Read).expect("a mapping");
     assert_eq!(memory.get::<u64>(0), None);
+    let same = || map.try_clone().expect("a descriptor");
+    assert!(TypedMap::<u32, u64>::new(same()).is_err());
+    assert!(TypedMap::<u64, Slot<Addr6>>::new(same()).is_err());
+    assert!(TypedMap::<u32, Slot<Addr6>>::new(map).is_ok());
 }
 
-fn hash(entries: u32) -> OwnedFd {
-    sys::create_map(MapType::Hash, 4, 8, entries, 0).expect("a hash")
+fn hash(entries: u32) -> TypedMap<u32, u64> {
+    let map = sys::create_map(MapType::Hash, 4, 8, entries, 0).expect("a hash");
+    TypedMap::new(map).expect("its own types")
 }
 
 fn full() {
-    let fd = hash(4);
+    let map = hash(4);
     let keys: Vec<u32> = (0..6).collect();
-    let (done, error) =
-        sys::update_batch(fd.as_fd(), &keys, &[7_u64; 6]).expect_err("six into four");
+    let (done, error) = map.update(&keys, &[7_u64; 6]).expect_err("six into four");
     assert_eq!((done, error.raw_os_error()), (4, Some(libc::E2BIG)));
-    sys::delete_batch(fd.as_fd(), &[0_u32, 1]).expect("both were there");
-    let (done, error) = sys::delete_batch(fd.as_fd(), &[2_u32, 0]).expect_err("one was not");
+    map.delete(&[0_u32, 1]).expect("both were there");
+    let (done, error) = map.delete(&[2_u32, 0]).expect_err("one was not");
     assert_eq!((done, error.raw_os_error()), (1, Some(libc::ENOENT)));
-    assert_eq!(sys::entries(fd.as_fd()).expect("a read"), [(3_u32, 7_u64)]);
+    assert_eq!(sys::entries(map.as_fd()).expect("a read"), [(3_u32, 7_u64)]);
     assert_eq!(
-        sys::lookup::<u32, u64>(fd.as_fd(), &2).expect("a lookup"),
+        sys::lookup::<u32, u64>(map.as_fd(), &2).expect("a lookup"),
         None
     );
 }
 
+fn asks_once() {
+    let map = hash(4);
+    std::thread::spawn(move || {
+        refuse_questions().expect("a filter");
+        assert!(sys::map_shape(map.as_fd()).is_err(), "the filter is there");
+        map.update(&[1, 2], &[3, 4]).expect("an update");
+        map.delete(&[1]).expect("a removal");
+    })
+    .join()
+    .expect("no question was asked");
+}
+
+/// From here on this thread may not ask for the shape of anything (BPF_OBJ_GET_INFO_BY_FD).
+#[expect(unsafe_code, reason = "a system call of the test's own")]
+fn refuse_questions() -> std::io::Result<()> {
+    const LOAD: u16 = 0x20;
+    const EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    const INFO: u32 = aya_obj::generated::bpf_cmd::BPF_OBJ_GET_INFO_BY_FD as u32;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let bpf = u32::try_from(libc::SYS_bpf).expect("a number");
+    let refused = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EPERM).expect("a number");
+    // struct seccomp_data: the call's number at 0, its first argument at 16, least half first.
+    let mut steps = [
+        step(LOAD, 0, 0, 0),
+        step(EQUAL, 0, 3, bpf),
+        step(LOAD, 0, 0, 16),
+        step(EQUAL, 0, 1, INFO),
+        step(RETURN, 0, 0, refused),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog {
+        len: 6,
+        filter: steps.as_mut_ptr(),
+    };
+    nix::sys::prctl::set_no_new_privs()?;
+    // SAFETY: the filter and its steps live through the call, which copies them.
+    let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &filter) };
+    nix::errno::Errno::result(set)?;
+    Ok(())
+}
+
 fn all_entries() {
     const ENTRIES: u32 = 20_000;
-    let fd = hash(ENTRIES);
+    let map = hash(ENTRIES);
     let keys: Vec<u32> = (0..ENTRIES).collect();
     let values: Vec<u64> = keys.iter().map(|key| u64::from(*key) * 3).collect();
-    sys::update_batch(fd.as_fd(), &keys, &values).expect("all of them fit");
-    let mut read = sys::entries::<u32, u64>(fd.as_fd()).expect("a read");
+    map.update(&keys, &values).expect("all of them fit");
+    let mut read = sys::entries::<u32, u64>(map.as_fd()).expect("a read");
     read.sort_unstable();
     assert!(read.into_iter().eq(keys.into_iter().zip(values)));
 }

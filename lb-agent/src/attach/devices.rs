@@ -48,7 +48,7 @@ type Place = (u32, &'static str);
 /// All programs on devices of one agent, and `LB_DEVICES`.
 pub struct DeviceLinks {
     dir: PathBuf,
-    map: Map,
+    map: Map<u32, DeviceVal>,
     pins: BTreeMap<Place, PathBuf>,
     vals: BTreeMap<u32, DeviceVal>,
 }

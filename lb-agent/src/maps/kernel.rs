@@ -11,8 +11,10 @@ use std::{
 
 use bytemuck::{Pod, Zeroable};
 use lb_common::{
+    frontend::FrontendVal,
     id::{BackendId, ServiceId},
     map_table::find,
+    name::ServiceName,
     ports::{PortBit, backend_bit, frontend_bit},
     service::{Backend, Service, Slot},
     source::SourceKey,
@@ -22,7 +24,7 @@ use super::{
     Capacities, Content, LbMaps, MapError, Op,
     family::Family,
     pinned::{Pinned, PinnedError, maps_dir},
-    sys::{self, Access, Mmap},
+    sys::{self, Access, Mmap, TypedMap},
 };
 
 const PORTS: &str = "LB_PORTS";
@@ -35,9 +37,9 @@ const SETTINGS_WORD: usize = 2;
 /// The maps of one family.
 pub struct KernelMaps<A: Family> {
     root: PathBuf,
-    frontends: Map,
-    names: Map,
-    sources: Map,
+    frontends: Map<A::FrontendKey, FrontendVal>,
+    names: Map<ServiceId, ServiceName>,
+    sources: Map<LpmKey<A::SourceKey>, u32>,
     services: Mmap,
     slots: Mmap,
     backends: Mmap,
@@ -47,56 +49,63 @@ pub struct KernelMaps<A: Family> {
 }
 
 /// A map that is changed by syscalls.
-pub(crate) struct Map {
+pub(crate) struct Map<K, V> {
     name: &'static str,
-    fd: OwnedFd,
-    capacity: u32,
+    map: TypedMap<K, V>,
 }
 
-impl Map {
+impl<K: Pod, V: Pod> Map<K, V> {
     pub(crate) fn open(root: &Path, name: &'static str) -> Result<Self, MapError> {
-        let fd = sys::open_map(&maps_dir(root).join(name), Access::Write)
+        let map = open(root, name)
+            .and_then(TypedMap::new)
             .map_err(kernel(name, "open", ""))?;
-        let shape = sys::map_shape(fd.as_fd()).map_err(kernel(name, "open", ""))?;
-        Ok(Self {
-            name,
-            fd,
-            capacity: shape.max_entries,
-        })
+        Ok(Self { name, map })
     }
 
-    pub(crate) fn put<K: Pod, V: Pod>(
+    fn capacity(&self) -> u32 {
+        self.map.capacity()
+    }
+
+    pub(crate) fn put(
         &self,
         key: &K,
         value: &V,
         shown: impl Fn() -> String,
     ) -> Result<(), MapError> {
-        let Err((_, error)) = sys::update_batch(self.fd.as_fd(), &[*key], &[*value]) else {
+        let Err((_, error)) = self.map.update(&[*key], &[*value]) else {
             return Ok(());
         };
         // A hash says E2BIG, a longest-prefix map ENOSPC.
         if matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) {
-            return Err(full(self.name, self.capacity));
+            return Err(full(self.name, self.capacity()));
         }
         Err(kernel(self.name, "write", &shown())(error))
     }
 
-    pub(crate) fn entries<K: Pod, V: Pod>(&self) -> Result<Vec<(K, V)>, MapError> {
-        sys::entries(self.fd.as_fd()).map_err(kernel(self.name, "read", ""))
+    pub(crate) fn entries(&self) -> Result<Vec<(K, V)>, MapError> {
+        sys::entries(self.map.as_fd()).map_err(kernel(self.name, "read", ""))
     }
 
-    pub(crate) fn delete<K: Pod>(
-        &self,
-        key: &K,
-        shown: impl Fn() -> String,
-    ) -> Result<(), MapError> {
-        match sys::delete_batch(self.fd.as_fd(), &[*key]) {
+    pub(crate) fn delete(&self, key: &K, shown: impl Fn() -> String) -> Result<(), MapError> {
+        match self.map.delete(&[*key]) {
             Err((_, error)) if error.raw_os_error() != Some(libc::ENOENT) => {
                 Err(kernel(self.name, "delete", &shown())(error))
             }
             _ => Ok(()),
         }
     }
+}
+
+fn open(root: &Path, name: &str) -> io::Result<OwnedFd> {
+    sys::open_map(&maps_dir(root).join(name), Access::Write)
+}
+
+/// How many entries a map may hold.
+fn entries_of(root: &Path, name: &'static str) -> Result<u32, MapError> {
+    open(root, name)
+        .and_then(|map| sys::map_shape(map.as_fd()))
+        .map(|shape| shape.max_entries)
+        .map_err(kernel(name, "open", ""))
 }
 
 fn full(map: &'static str, capacity: u32) -> MapError {
@@ -131,8 +140,8 @@ impl<A: Family> KernelMaps<A> {
     /// [`MapError::Kernel`]
     pub fn open(root: &Path) -> Result<Self, MapError> {
         let memory = |name, size| {
-            let map = Map::open(root, name)?;
-            Mmap::new(map.fd.as_fd(), size, Access::Write).map_err(kernel(name, "map", ""))
+            let map = open(root, name).map_err(kernel(name, "open", ""))?;
+            Mmap::new(map.as_fd(), size, Access::Write).map_err(kernel(name, "map", ""))
         };
         let frontends = Map::open(root, A::MAPS.frontends)?;
         let sources = Map::open(root, A::MAPS.sources)?;
@@ -140,12 +149,12 @@ impl<A: Family> KernelMaps<A> {
         let slots = memory(A::MAPS.slots, size_of::<Slot<A>>())?;
         let backends = memory(A::MAPS.backends, size_of::<Backend<A>>())?;
         let capacities = Capacities {
-            frontends: frontends.capacity,
+            frontends: frontends.capacity(),
             services: services.entries(),
             slots: slots.entries(),
             backends: backends.entries(),
-            sources: sources.capacity,
-            flows: Map::open(root, A::MAPS.flows)?.capacity,
+            sources: sources.capacity(),
+            flows: entries_of(root, A::MAPS.flows)?,
         };
         Ok(Self {
             root: root.to_owned(),

@@ -1,8 +1,8 @@
 //! The kernel's bpf(2), membarrier(2) and mmap(2), as far as aya has no API for them: safe functions
 //! over file descriptors. The one file of the agent that holds unsafe code.
 //!
-//! Keys and values are plain memory (`bytemuck::Pod`); every function compares their sizes with those
-//! of the map before it lets the kernel read or write them.
+//! Keys and values are plain memory (`bytemuck::Pod`); their sizes are compared with those of the map
+//! before the kernel reads or writes them: by every function that reads, and once by what writes.
 #![expect(
     unsafe_code,
     reason = "system calls and mapped memory are this file's purpose"
@@ -11,6 +11,7 @@
 use std::{
     ffi::CString,
     io,
+    marker::PhantomData,
     mem::{size_of, zeroed},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
@@ -494,41 +495,67 @@ pub fn entries<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
         .collect())
 }
 
-/// Writes entries; returns how many were written, with the error that stopped it.
-///
-/// # Errors
-/// As the kernel says; E2BIG: the map is full.
-pub fn update_batch<K: Pod, V: Pod>(
-    map: BorrowedFd<'_>,
-    keys: &[K],
-    values: &[V],
-) -> Result<(), (usize, io::Error)> {
-    let none = |e| (0, e);
-    check_sizes(map, size_of::<K>(), size_of::<V>()).map_err(none)?;
-    if keys.len() != values.len() {
-        return Err(none(io::Error::from_raw_os_error(libc::EINVAL)));
-    }
-    batch(
-        map,
-        bpf_cmd::BPF_MAP_UPDATE_BATCH,
-        keys,
-        address(values.as_ptr()),
-    )
+/// A map whose keys and values were seen to have the sizes of `K` and `V`. A map never changes its
+/// shape, so they are compared once, and a write is one syscall.
+#[derive(Debug)]
+pub struct TypedMap<K, V> {
+    map: OwnedFd,
+    capacity: u32,
+    types: PhantomData<fn(K, V)>,
 }
 
-/// Removes entries; returns how many were removed, with the error that stopped it.
-///
-/// # Errors
-/// As the kernel says; ENOENT: the key after those removed is not there.
-pub fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> Result<(), (usize, io::Error)> {
-    let shape = map_shape(map).map_err(|e| (0, e))?;
-    if shape.key_size != size_of::<K>() {
-        return Err((0, io::Error::from_raw_os_error(libc::EINVAL)));
+impl<K: Pod, V: Pod> TypedMap<K, V> {
+    /// Takes a map.
+    ///
+    /// # Errors
+    /// As the kernel says; EINVAL: other sizes.
+    pub fn new(map: OwnedFd) -> io::Result<Self> {
+        let shape = check_sizes(map.as_fd(), size_of::<K>(), size_of::<V>())?;
+        Ok(Self {
+            map,
+            capacity: shape.max_entries,
+            types: PhantomData,
+        })
     }
-    batch(map, bpf_cmd::BPF_MAP_DELETE_BATCH, keys, 0)
+
+    /// How many entries it may hold.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// Writes entries; returns how many were written, with the error that stopped it.
+    ///
+    /// # Errors
+    /// As the kernel says; E2BIG: the map is full.
+    pub fn update(&self, keys: &[K], values: &[V]) -> Result<(), (usize, io::Error)> {
+        if keys.len() != values.len() {
+            return Err((0, io::Error::from_raw_os_error(libc::EINVAL)));
+        }
+        let values = address(values.as_ptr());
+        batch(
+            self.map.as_fd(),
+            bpf_cmd::BPF_MAP_UPDATE_BATCH,
+            keys,
+            values,
+        )
+    }
+
+    /// Removes entries; returns how many were removed, with the error that stopped it.
+    ///
+    /// # Errors
+    /// As the kernel says; ENOENT: the key after those removed is not there.
+    pub fn delete(&self, keys: &[K]) -> Result<(), (usize, io::Error)> {
+        batch(self.map.as_fd(), bpf_cmd::BPF_MAP_DELETE_BATCH, keys, 0)
+    }
 }
 
-/// The callers have compared the sizes of keys and values with the map's.
+impl<K, V> AsFd for TypedMap<K, V> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.map.as_fd()
+    }
+}
+
+/// For a [`TypedMap`] alone, which has compared the sizes of keys and values with the map's.
 fn batch<K: Pod>(
     map: BorrowedFd<'_>,
     cmd: bpf_cmd,

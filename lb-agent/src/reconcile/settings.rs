@@ -38,7 +38,7 @@ pub enum SettingsError {
 
 /// Writer of `LB_CONFIG`, `LB_AGENT` and `LB*_NODE_ADDRS`.
 pub struct Settings {
-    config_map: Map,
+    config_map: Map<u32, Config>,
     agent_map: Mmap,
     node_addrs4: NodeAddrs<Addr4>,
     node_addrs6: NodeAddrs<Addr6>,
@@ -47,7 +47,7 @@ pub struct Settings {
 }
 
 struct NodeAddrs<A> {
-    map: Map,
+    map: Map<A, u32>,
     held: BTreeSet<A>,
 }
 

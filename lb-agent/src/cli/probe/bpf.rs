@@ -209,7 +209,9 @@ fn mapped_arrays() -> Feature {
 
 fn batches() -> Feature {
     let result = sys::create_map(Shape::Array, 4, 8, 4, 0).and_then(|map| {
-        sys::update_batch(map.as_fd(), &[0_u32, 1, 2, 3], &[5_u64; 4]).map_err(|(_, e)| e)?;
+        let map = sys::TypedMap::new(map)?;
+        map.update(&[0_u32, 1, 2, 3], &[5_u64; 4])
+            .map_err(|(_, e)| e)?;
         let read = sys::entries::<u32, u64>(map.as_fd())?;
         if read.len() == 4 && read.iter().all(|(_, value)| *value == 5) {
             return Ok("tried".to_owned());
