@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use xtask::cluster::User;
+
 use super::node::{setup, vips};
 use super::objects::{endpoint, service, slice};
 use super::plane::Plane;
@@ -15,6 +17,7 @@ pub(crate) const TESTS: &[super::Test] = tests![
     the_headless_label_takes_a_service_down_and_back,
     the_proxy_name_label_takes_a_slice_down_and_back,
     the_headless_label_takes_a_slice_down_and_back,
+    the_server_keeps_labelled_services_from_the_watch_of_ours,
 ];
 
 fn the_proxy_name_label_takes_a_service_down_and_back() {
@@ -85,4 +88,57 @@ fn slice_label(label: &str, value: &str) {
     plane.apply(&first);
     plane.apply(&second);
     node.expect(v4, &["10.244.1.1", "10.244.1.2"]);
+}
+
+/// Rule 2: the server selects. Its audit log has the agent's selectors, and each is asked again for what it delivers.
+fn the_server_keeps_labelled_services_from_the_watch_of_ours() {
+    let plane = Plane::shared();
+    let ns = "labelled-from-the-start";
+    plane.namespace(ns);
+    plane.apply(&service(ns, "ours"));
+    let named = service(ns, "named").label(PROXY_NAME, "");
+    let [v4, _] = vips(&plane.apply(&named));
+    plane.apply(&service(ns, "headless").label(HEADLESS, "x"));
+    plane.apply(
+        &service(ns, "both")
+            .label(HEADLESS, "")
+            .label(PROXY_NAME, ""),
+    );
+    // Nobody but agents has this identity.
+    let node = setup(&plane, ns).user(User::NodeProxier).start();
+    node.expect(v4, &["ENETUNREACH"]);
+
+    let asked = plane.cluster.requests().unwrap().into_iter();
+    let selectors: BTreeSet<String> = asked
+        .filter(|request| request.user == "system:kube-proxy")
+        .filter_map(|request| Some(request.uri.strip_prefix("/api/v1/services?")?.to_owned()))
+        .map(|query| selector(&query).to_owned())
+        .collect();
+    let delivered = selectors.iter().map(|selector| names(&plane, ns, selector));
+    let expected = [vec!["both", "named"], vec!["headless"], vec!["ours"]];
+    assert_eq!(
+        delivered.collect::<BTreeSet<_>>(),
+        expected
+            .map(|names| names.into_iter().map(str::to_owned).collect())
+            .into()
+    );
+    assert_eq!(selectors.len(), 3, "{selectors:?}");
+}
+
+fn selector(query: &str) -> &str {
+    let mut words = query.split('&');
+    words
+        .find_map(|word| word.strip_prefix("labelSelector="))
+        .unwrap_or("")
+}
+
+/// The Services of a namespace that a selector, as it stands in a URI, delivers.
+fn names(plane: &Plane, ns: &str, selector: &str) -> Vec<String> {
+    let uri = format!("/api/v1/namespaces/{ns}/services?labelSelector={selector}");
+    let list = plane.cluster.kubectl(&["get", "--raw", &uri]).unwrap();
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    let items = list["items"].as_array().unwrap().iter();
+    items
+        .map(|item| item["metadata"]["name"].as_str().unwrap().to_owned())
+        .collect()
 }

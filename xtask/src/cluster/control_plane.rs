@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
 use super::access::{ADMIN_TOKEN, NODE_PROXIER_TOKEN, User, write_kubeconfig, write_tokens};
+use super::audit::{self, Request};
 use super::etcd;
 use super::port::free_port;
 use super::process::Process;
@@ -55,6 +56,7 @@ impl Cluster {
             folder,
         };
         write_tokens(&cluster.folder().join("tokens.csv"))?;
+        audit::write_policy(cluster.folder())?;
         cluster.write_kubeconfig(User::Admin, ADMIN_TOKEN)?;
         cluster.write_kubeconfig(User::NodeProxier, NODE_PROXIER_TOKEN)?;
         cluster.start_api_server()?;
@@ -90,6 +92,14 @@ impl Cluster {
     #[must_use]
     pub fn kubeconfig(&self, user: User) -> PathBuf {
         user.kubeconfig(self.folder())
+    }
+
+    /// Every request to list or to watch that the API server has had.
+    ///
+    /// # Errors
+    /// When its audit log cannot be read.
+    pub fn requests(&self) -> Result<Vec<Request>> {
+        audit::requests(self.folder())
     }
 
     /// Runs kubectl as [`User::Admin`] and returns what it printed.
@@ -253,6 +263,7 @@ impl Cluster {
                 "--disable-admission-plugins=ServiceAccount",
                 "--endpoint-reconciler-type=none",
             ])
+            .args(audit::arguments(folder))
             // Ends its watches at once when it is told to end, as a killed machine does.
             .arg("--shutdown-delay-duration=0s");
         command

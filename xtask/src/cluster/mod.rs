@@ -5,6 +5,7 @@
 //! down again. There is no kubelet: who needs a Pod or a Node writes its status by hand.
 
 mod access;
+mod audit;
 mod binaries;
 mod control_plane;
 mod etcd;
@@ -14,6 +15,7 @@ mod process;
 mod up;
 
 pub use access::User;
+pub use audit::Request;
 pub use binaries::{NO_BINARIES, ensure_binaries};
 pub use control_plane::Cluster;
 pub use forward::Forward;
