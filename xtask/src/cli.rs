@@ -24,7 +24,7 @@ enum Verb {
     BuildEbpf(BuildEbpf),
     /// Build the agent as one static binary with the BPF object inside, and print its path and size
     Build(build::Options),
-    /// Run the tests: pure functions, Miri, programs in the kernel, namespaces, a real control plane
+    /// Run the tests: pure functions, Miri, programs in the kernel, packets, namespaces, a real control plane
     ///
     /// Every layer runs what the machine allows. What cannot run is listed as skipped, with the reason; the last line
     /// is the sum. Layers above `host` and `miri` need root.

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use aya::{Ebpf, EbpfLoader, programs::Program};
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{Program, SchedClassifier},
+};
 use lb_common::map_table::{Capacity, FLOWS_PER_EMBRYO, MAPS, MapSpec, PACKET_PROGRAMS, PROGRAMS};
 
 use crate::maps::{
@@ -81,6 +84,16 @@ impl Plane {
                 }
             }
         })
+    }
+
+    /// A program on devices, for runs that attach it to none.
+    #[must_use]
+    pub fn packet_program(&self, name: &str) -> Option<&SchedClassifier> {
+        if let Program::SchedClassifier(program) = self.ebpf.program(name)? {
+            Some(program)
+        } else {
+            None
+        }
     }
 
     fn load_with(

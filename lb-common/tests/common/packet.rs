@@ -8,9 +8,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{
-    EtherType, Ethernet2Header, IpAuthHeader, IpFragOffset, IpNumber, Ipv4Header, Ipv6FlowLabel,
-    Ipv6FragmentHeader, Ipv6Header, Ipv6RawExtHeader, SingleVlanHeader, TcpHeader, UdpHeader,
-    VlanId,
+    EtherType, Ethernet2Header, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpAuthHeader,
+    IpFragOffset, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6FragmentHeader, Ipv6Header,
+    Ipv6RawExtHeader, SingleVlanHeader, TcpHeader, UdpHeader, VlanId,
 };
 use lb_common::csum;
 
@@ -75,6 +75,8 @@ pub struct Packet {
     pub transport: Transport,
     pub ttl: u8,
     pub tos: u8,
+    /// Of IPv6.
+    pub flow_label: u32,
     pub link: Link,
     pub macs: [[u8; 6]; 2],
     /// Of IPv4: four bytes each.
@@ -91,6 +93,7 @@ pub fn packet(transport: Transport, src: SocketAddr, dst: SocketAddr) -> Packet 
         transport,
         ttl: 64,
         tos: 0,
+        flow_label: 0x1_2345,
         link: Link::Ethernet,
         macs: MACS,
         options: Vec::new(),
@@ -229,7 +232,7 @@ impl Packet {
                 let len = extensions.len() + segment.len();
                 let header = Ipv6Header {
                     traffic_class: self.tos,
-                    flow_label: Ipv6FlowLabel::try_new(0x1_2345).expect("twenty bits"),
+                    flow_label: Ipv6FlowLabel::try_new(self.flow_label).expect("twenty bits"),
                     payload_length: u16::try_from(len).expect("short"),
                     next_header: first,
                     hop_limit: self.ttl,
@@ -344,6 +347,100 @@ impl Packet {
         }
         bytes
     }
+}
+
+/// The RST that answers a SYN (RFC 9293, section 3.10.7.1), sent back to where it came from.
+pub fn rst_for(syn: &Packet) -> Vec<u8> {
+    let mut tcp = TcpHeader::new(syn.dst.port(), syn.src.port(), 0, 0);
+    (tcp.rst, tcp.ack) = (true, true);
+    tcp.acknowledgment_number = 1_001 + u32::try_from(syn.payload.len()).expect("short");
+    let sum = match (syn.dst.ip(), syn.src.ip()) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            tcp.calc_checksum_ipv4_raw(src.octets(), dst.octets(), &[])
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            tcp.calc_checksum_ipv6_raw(src.octets(), dst.octets(), &[])
+        }
+        _ => panic!("two families in one packet"),
+    };
+    tcp.checksum = sum.expect("short");
+    let ends = (syn.dst.ip(), syn.src.ip());
+    sent_back(syn, ends, IpNumber::TCP, &tcp.to_bytes())
+}
+
+/// An ICMP error of this node about a packet: type, code, the second word, and as many bytes of its network
+/// packet as are quoted.
+pub fn error_for(packet: &Packet, from: IpAddr, kind: (u8, u8, u32), quoted: usize) -> Vec<u8> {
+    let bytes = packet.bytes();
+    let quote = &bytes[packet.l3()..packet.l3() + quoted];
+    let ends = (from, packet.src.ip());
+    let (proto, message) = icmp(ends, kind, quote);
+    sent_back(packet, ends, proto, &message)
+}
+
+/// An ICMP error of anyone, on its way.
+pub fn error_about(ends: (IpAddr, IpAddr), ttl: u8, kind: (u8, u8, u32), quote: &[u8]) -> Vec<u8> {
+    let (proto, message) = icmp(ends, kind, quote);
+    let at = |ip| SocketAddr::new(ip, 0);
+    packet(Transport::Other(proto.0), at(ends.0), at(ends.1))
+        .ttl(ttl)
+        .payload(message)
+        .bytes()
+}
+
+fn icmp(
+    ends: (IpAddr, IpAddr),
+    (type_u8, code_u8, word): (u8, u8, u32),
+    quote: &[u8],
+) -> (IpNumber, Vec<u8>) {
+    let bytes5to8 = word.to_be_bytes();
+    match ends {
+        (IpAddr::V4(_), IpAddr::V4(_)) => {
+            let kind = Icmpv4Type::Unknown {
+                type_u8,
+                code_u8,
+                bytes5to8,
+            };
+            let header = Icmpv4Header::with_checksum(kind, quote);
+            (
+                IpNumber::ICMP,
+                [header.to_bytes().as_slice(), quote].concat(),
+            )
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            let kind = Icmpv6Type::Unknown {
+                type_u8,
+                code_u8,
+                bytes5to8,
+            };
+            let header = Icmpv6Header::with_checksum(kind, src.octets(), dst.octets(), quote);
+            let header = header.expect("short");
+            (
+                IpNumber::IPV6_ICMP,
+                [header.to_bytes().as_slice(), quote].concat(),
+            )
+        }
+        _ => panic!("two families in one packet"),
+    }
+}
+
+/// A packet of this node in answer to one, under plain headers.
+fn sent_back(
+    to: &Packet,
+    (src, dst): (IpAddr, IpAddr),
+    proto: IpNumber,
+    segment: &[u8],
+) -> Vec<u8> {
+    let mut answer = packet(
+        Transport::Other(proto.0),
+        SocketAddr::new(src, 0),
+        SocketAddr::new(dst, 0),
+    )
+    .link(to.link)
+    .payload(segment.to_vec());
+    answer.macs = [to.macs[1], to.macs[0]];
+    answer.flow_label = 0;
+    answer.bytes()
 }
 
 fn offset(fragment: Fragment) -> IpFragOffset {

@@ -20,6 +20,8 @@ pub enum Layer {
     Miri,
     /// Every BPF program loaded into the kernel, sizes printed, field names dumped. Needs root
     Load,
+    /// Packets through the loaded programs by BPF_PROG_TEST_RUN, byte for byte. Needs root
+    Packet,
     /// Nodes, pods and clients of network namespaces, with the real agent. Needs root
     Netns,
     /// A real etcd and kube-apiserver, with the real agent. Needs root, and Go to build them
@@ -38,8 +40,9 @@ pub(super) enum Plan {
 }
 
 /// The test programs of the upper layers: all others need nothing and belong to the host layer.
-const UPPER: [(&str, &str, Layer); 4] = [
+const UPPER: [(&str, &str, Layer); 5] = [
     ("lb-agent", "load", Layer::Load),
+    ("lb-agent", "packet", Layer::Packet),
     ("xtask", "lab", Layer::Netns),
     ("lb-agent", "netns", Layer::Netns),
     ("lb-agent", "cluster", Layer::Cluster),
@@ -53,10 +56,11 @@ const HOST: [&str; 3] = ["lb-common", "lb-agent", "xtask"];
 
 impl Layer {
     /// All of them, in the order in which they run.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Host,
         Self::Miri,
         Self::Load,
+        Self::Packet,
         Self::Netns,
         Self::Cluster,
     ];
@@ -68,6 +72,7 @@ impl Layer {
             Self::Host => "pure functions",
             Self::Miri => "lb-common under Miri",
             Self::Load => "every BPF program into the kernel",
+            Self::Packet => "packets through the loaded programs",
             Self::Netns => "nodes, pods and clients of network namespaces",
             Self::Cluster => "a real etcd and kube-apiserver",
         }
@@ -80,7 +85,7 @@ impl Layer {
             Self::Miri => {
                 miri::test_command().map_or_else(Plan::Skip, |command| Plan::Run(vec![command]))
             }
-            Self::Load | Self::Netns | Self::Cluster => self.upper(packages),
+            Self::Load | Self::Packet | Self::Netns | Self::Cluster => self.upper(packages),
         }
     }
 
@@ -124,7 +129,7 @@ impl Layer {
     fn static_agent(self) -> Result<Option<PathBuf>> {
         match self {
             Self::Netns => build::static_agent(&build::Options::default()).map(Some),
-            Self::Host | Self::Miri | Self::Load | Self::Cluster => Ok(None),
+            Self::Host | Self::Miri | Self::Load | Self::Packet | Self::Cluster => Ok(None),
         }
     }
 }
@@ -135,6 +140,7 @@ impl fmt::Display for Layer {
             Self::Host => "host",
             Self::Miri => "miri",
             Self::Load => "load",
+            Self::Packet => "packet",
             Self::Netns => "netns",
             Self::Cluster => "cluster",
         })
