@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench, build, check, cluster, demo, programs, say, test};
+use crate::{bench, build, check, cluster, demo, fuzz, programs, say, test};
 
 /// Builds, tests and shows this project. What a verb needs (the Rust source component, bpf-linker, ...) it installs by
 /// itself, through rustup and into this checkout's target folder.
@@ -45,6 +45,11 @@ enum Verb {
     ///
     /// Runs in namespaces and cgroups of its own; the machine's traffic is not touched. Needs root.
     Bench(bench::Options),
+    /// Try random input against what must come of it
+    ///
+    /// Packets, and mutations of them, go through the built programs (attached to nothing) and through the same
+    /// code on the host. The first difference fails the run, with its seed and the smallest packet that shows it.
+    Fuzz(fuzz::Options),
     /// Check formatting, lints (host and BPF target), documentation and licences
     ///
     /// Warnings count as errors. All checks run, and the code that is returned says whether one of them failed.
@@ -68,6 +73,7 @@ pub fn main() -> ExitCode {
         Verb::Demo(options) => demo::run(&options),
         Verb::Cluster => cluster::up().map(|()| ExitCode::SUCCESS),
         Verb::Bench(options) => bench::run(&options),
+        Verb::Fuzz(options) => fuzz::run(&options),
         Verb::Check => check::run(),
     };
     match outcome {

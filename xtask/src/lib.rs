@@ -11,6 +11,7 @@ pub mod cli;
 pub mod cluster;
 pub mod demo;
 pub mod ebpf;
+pub mod fuzz;
 pub mod lab;
 pub mod miri;
 pub mod packages;

@@ -2,10 +2,13 @@
 //! BPF_PROG_TEST_RUN over maps that the agent's own code has filled.
 //!
 //! Every fixture says packets in, verdicts and packets out byte for byte, every counter that moves, and every
-//! flow that is there in the end.
+//! flow that is there in the end. `fuzz` as first word runs random packets against the same code on the host
+//! instead; see `fuzz`.
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../../../lb-common/tests/common/frame.rs"]
+mod frame;
 #[path = "../../../lb-common/tests/common/packet.rs"]
 mod packet;
 
@@ -15,6 +18,7 @@ mod fixture;
 mod flows;
 mod fragments;
 mod full;
+mod fuzz;
 mod headers;
 mod icmp;
 mod paths;
@@ -35,6 +39,10 @@ use fixture::Fixture;
 use rig::Rig;
 
 fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.first().is_some_and(|word| word == "fuzz") {
+        return fuzz(&words);
+    }
     let arguments = Arguments::from_args();
     let reason = xtask::lab::missing();
     if let Some(reason) = &reason {
@@ -50,6 +58,21 @@ fn main() -> ExitCode {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+fn fuzz(words: &[String]) -> ExitCode {
+    let ran = fuzz::Options::parse(words).and_then(|options| {
+        let netns = Netns::new()?;
+        let inside = netns.clone();
+        netns.within(move || fuzz::run(&mut Rig::new(&inside)?, &options))
+    });
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn run(mut arguments: Arguments, rig: Option<Rig>) -> ExitCode {

@@ -186,6 +186,11 @@ impl Rig {
         sys::delete_batch(map.as_fd(), &[*key]).map_err(|(_, error)| error.into())
     }
 
+    pub fn lookup<K: Pod, V: Pod>(&self, map: &str, key: &K) -> Result<Option<V>> {
+        let map = self.maps.get(map).context("no such map")?;
+        Ok(sys::lookup(map.as_fd(), key)?)
+    }
+
     pub fn entries<K: Pod, V: Pod>(&self, map: &str) -> Result<Vec<(K, V)>> {
         let map = self.maps.get(map).context("no such map")?;
         Ok(sys::entries(map.as_fd())?)
