@@ -408,7 +408,14 @@ impl<T, N, C: Chance> Opening<'_, T, N, C> {
         val.flags = flags.with(FlowFlags::PORT);
         val.oif = 0;
         val.seen_s = self.now_s;
-        self.reserve_port(draft, 0, lo, hi) && self.tables.reserve(&draft.key, &draft.val)
+        if !self.reserve_port(draft, 0, lo, hi) {
+            return false;
+        }
+        let is_whole = self.tables.reserve(&draft.key, &draft.val);
+        if !is_whole {
+            self.tables.forget(&draft.answers);
+        }
+        is_whole
     }
 
     /// Reserves the answers of a flow that keeps the client's address and port; false when another flow of

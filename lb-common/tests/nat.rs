@@ -6,7 +6,7 @@ use common::{
     SERVICE,
     node::{
         Ends, Family, LB0, LOCAL, LOCAL_ID, NOW_S, Policies, REMOTE, REMOTE_ID, SNAT_HI, SNAT_LO,
-        UPLINK, World, config, ends4, ends6, open, tcp, without_detector, world,
+        UPLINK, World, config, draft, ends4, ends6, open, tcp, without_detector, world,
     },
 };
 use lb_common::{
@@ -220,6 +220,7 @@ both!(
     a_range_without_ports_is_counted,
     a_port_that_another_flow_has_is_not_used,
     without_room_nothing_is_left_behind,
+    an_opener_that_cannot_step_aside_leaves_nothing,
     an_opener_of_another_cpu_wins_and_no_half_is_left,
     an_opener_of_another_cpu_with_the_same_answers_keeps_both_halves,
     a_closing_flow_gives_way_to_another_vip,
@@ -450,6 +451,20 @@ where
         assert!(outcome.failed().is_some());
         assert_eq!(world.tables.flows.borrow().len(), 0);
     }
+}
+
+fn an_opener_that_cannot_step_aside_leaves_nothing<A: Family>(ends: Ends<A>)
+where
+    Config: FamilyConfig<A>,
+{
+    let config = config(&ends);
+    let world = world(&config, ends, Policies::default());
+    let mut draft = draft(tcp(ends.client, CLIENT_PORT, ends.local, 8080));
+    assert!(world.sidestep(&mut draft, FlowFlags::DIRECT, 50_000, 50_009));
+    assert_eq!(world.tables.flows.borrow().len(), 2);
+    // The same once more: its own half is there already.
+    assert!(!world.sidestep(&mut draft, FlowFlags::DIRECT, 50_010, 50_019));
+    assert_eq!(world.tables.flows.borrow().len(), 2);
 }
 
 /// Both saw no flow; the other one chose another backend and was first.

@@ -313,8 +313,10 @@ where
 pub fn concerns<A>(config: &Config, key: &FlowKey<A>, side: Side) -> bool {
     match side {
         Side::Inbound => {
+            // Backends' ports, too: a direct connection may have had to give way to a flow's answers.
             config.is_snat_port(key.dport)
                 || frontend_bit(key.proto, key.dport).is_some_and(has_port)
+                || has_port(backend_bit(key.dport))
         }
         Side::Outbound => has_port(backend_bit(key.sport)) || config.is_snat_port(key.sport),
         Side::Lb0 => true,

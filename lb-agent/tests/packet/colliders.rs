@@ -107,10 +107,14 @@ impl Case {
             self.place.target(self.place.local),
         );
         let step = Step::inbound(&direct).becomes_from(&direct, DYNAMIC_LO..=DYNAMIC_HI);
-        Fixture::new(self.name("straight to a backend in use"), [open, step])
-            .counts(Counter::HitChosen, 1)
-            .counts(Counter::PortChanged, 1)
-            .whatever_flows()
+        let again = step.clone();
+        Fixture::new(
+            self.name("straight to a backend in use"),
+            [open, step, again],
+        )
+        .counts(Counter::HitChosen, 1)
+        .counts(Counter::PortChanged, 1)
+        .whatever_flows()
     }
 
     /// A socket of the host, or a CNI's masquerade, chose the port of a flow of ours.

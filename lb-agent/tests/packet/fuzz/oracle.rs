@@ -235,6 +235,7 @@ where
             Side::Inbound => {
                 self.config.is_snat_port(key.dport)
                     || frontend_bit(key.proto, key.dport).is_some_and(|bit| self.has_port(bit))
+                    || self.has_port(backend_bit(key.dport))
             }
             Side::Outbound => {
                 self.has_port(backend_bit(key.sport)) || self.config.is_snat_port(key.sport)
