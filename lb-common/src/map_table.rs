@@ -21,7 +21,7 @@ use crate::{
     reason::COUNTER_SLOTS,
     service::{Backend, Service, Slot},
     session::{RevnatKey, RevnatVal, SessionKey, SessionVal},
-    socket::{PEER_PLACES, Peer, SocketVal},
+    socket::{BoundPort, PEER_PLACES, Peer, SocketVal},
     source::SourceKey,
 };
 
@@ -155,6 +155,8 @@ pub const FLOWS_PER_EMBRYO: u32 = 4;
 pub const FRAGMENT_ENTRIES: u32 = 8_192;
 /// Devices of this node.
 pub const DEVICE_ENTRIES: u32 = 4_096;
+/// Ports.
+pub const HOST_PORT_ENTRIES: u32 = 1 << 16;
 /// Bytes of the event ring.
 pub const EVENT_BYTES: u32 = 1 << 16;
 
@@ -380,6 +382,20 @@ pub const MAPS: &[MapSpec] = &[
         Fixed(PORT_WORDS),
         Agent,
         "a bit per port that any frontend or backend uses",
+    ),
+    spec::<u32, u64>(
+        "LB_HOST_PORTS",
+        Array,
+        Fixed(HOST_PORT_ENTRIES),
+        Both,
+        "by port of masqueraded flows: host sockets bound to it",
+    ),
+    spec::<i32, BoundPort>(
+        "LB_BOUND",
+        SkStorage,
+        Fixed(0),
+        Programs,
+        "the port of LB_HOST_PORTS that a socket is bound to",
     ),
     spec::<u32, Bucket>(
         "LB_LIMIT",

@@ -38,7 +38,7 @@ use crate::{
     netns::NetnsVal,
     service::{Algorithm, Backend, BackendFlags, Service, Slot},
     session::{RevnatKey, RevnatVal, SessionKey, SessionVal},
-    socket::{Peer, SocketVal},
+    socket::{BoundPort, Peer, SocketVal},
     source::SourceKey,
     track::Timeouts,
 };
@@ -70,6 +70,7 @@ shared_types! {
     RevnatVal = 16 + 2 + 1 + 5,
     SocketVal = 16 + 16 + 2 + 2 + 4 + 4 + 2 + 1 + 1,
     Peer = 8 + 48 + 8,
+    BoundPort = 2 + 2,
     SourceKey<Addr4> = 4 + 4,
     SourceKey<Addr6> = 4 + 16,
     NetnsVal = 4 + 16 + 4,

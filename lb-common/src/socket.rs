@@ -69,3 +69,17 @@ impl Peer {
         cookie as u32 % PEER_PLACES
     }
 }
+
+/// Value of `LB_BOUND`: the port that a socket of the host is bound to, if masqueraded flows could use it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct BoundPort {
+    /// Network order.
+    pub port: BePort,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+/// A bit of a value of `LB_HOST_PORTS`: a socket from before the hooks is bound to the port. The agent sets and
+/// clears it; the bits below are the programs' count.
+pub const BOUND_BEFORE: u64 = 1 << 63;

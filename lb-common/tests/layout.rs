@@ -13,7 +13,7 @@ use lb_common::{
     reason::{COUNTER_SLOTS, Counter},
     service::{Algorithm, Backend, BackendFlags, Service, Slot},
     session::{RevnatKey, RevnatVal, SessionKey, SessionVal},
-    socket::SocketVal,
+    socket::{BoundPort, SocketVal},
     source::SourceKey,
 };
 
@@ -257,6 +257,11 @@ fn a_socket_and_a_namespace_keep_their_form() {
         !SocketVal::default().is_peer(&Addr6::default(), BePort::new(0)),
         "nothing stored"
     );
+    let bound = BoundPort {
+        port: BePort::new(0x1f90),
+        pad: [0; 2],
+    };
+    golden(&bound, &[&[0x1f, 0x90], &[0; 2]]);
     let netns = NetnsVal {
         addr4: V4,
         addr6: V6,

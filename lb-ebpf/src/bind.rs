@@ -1,5 +1,6 @@
-//! Protects NodePorts that are served here from being bound by host processes: off by default, as
-//! kube-proxy does not do it (rule 55).
+//! Host processes that bind a port. NodePorts that are served here are protected from it: off by default, as
+//! kube-proxy does not do it (rule 55). Ports of masqueraded flows are not, but no flow gets one that is bound: a
+//! lookup finds neither an unconnected socket that is bound elsewhere nor every listener.
 
 use lb_common::{
     config::Config,
@@ -13,7 +14,7 @@ use lb_common::{
 
 use crate::{
     count::{About, count, report},
-    maps::{Kernel, config, is_host_netns},
+    maps::{Kernel, add_bound, config, is_host_netns},
     sock::Sock,
     sock_addr::set_errno,
 };
@@ -22,6 +23,7 @@ const EADDRINUSE: i32 = 98;
 
 #[inline(always)]
 pub fn post_bind4(sock: &Sock<'_>) -> i32 {
+    note_bind(sock);
     let Some(proto) = guarded(sock) else { return 1 };
     if serves::<Addr4>(&sock.addr4(), sock.port(), proto) {
         return refuse(sock, sock.addr4().mapped(), proto);
@@ -31,6 +33,7 @@ pub fn post_bind4(sock: &Sock<'_>) -> i32 {
 
 #[inline(always)]
 pub fn post_bind6(sock: &Sock<'_>) -> i32 {
+    note_bind(sock);
     let Some(proto) = guarded(sock) else { return 1 };
     let addr = sock.addr6();
     let taken = match addr.as_mapped() {
@@ -44,6 +47,17 @@ pub fn post_bind6(sock: &Sock<'_>) -> i32 {
         None => serves::<Addr6>(&addr, sock.port(), proto),
     };
     if taken { refuse(sock, addr, proto) } else { 1 }
+}
+
+/// Keeps masqueraded flows off the port, as long as the socket lives. The ranges of both duties are apart, so
+/// the bind is not refused after this.
+#[inline(always)]
+fn note_bind(sock: &Sock<'_>) {
+    let Some(config) = config() else { return };
+    let port = sock.port();
+    if config.is_snat_port(port) && is_host_netns(sock.netns()) && sock.note_bound(port) {
+        add_bound(port);
+    }
 }
 
 /// The protocol of a bind that is looked at: switched on, host namespace, a port that may be one.

@@ -24,8 +24,8 @@ use lb_common::{
     id::{BackendId, ServiceId},
     limit::Bucket,
     map_table::{
-        AFFINITY_ENTRIES, Capacity, DEVICE_ENTRIES, EVENT_BYTES, NETNS_ENTRIES, NODE_ADDR_ENTRIES,
-        SESSION_ENTRIES,
+        AFFINITY_ENTRIES, Capacity, DEVICE_ENTRIES, EVENT_BYTES, HOST_PORT_ENTRIES, NETNS_ENTRIES,
+        NODE_ADDR_ENTRIES, SESSION_ENTRIES,
     },
     name::ServiceName,
     net::{Addr4, Addr6, Address, BePort},
@@ -34,7 +34,7 @@ use lb_common::{
     reason::{COUNTER_SLOTS, Counter},
     service::{Backend, Service, Slot},
     session::{RevnatKey, RevnatVal, SessionKey, SessionVal},
-    socket::{PEER_PLACES, Peer, SocketVal},
+    socket::{BoundPort, PEER_PLACES, Peer, SocketVal},
     source::SourceKey,
     tables::{Sessions, Tables},
 };
@@ -100,6 +100,10 @@ static LB_DEVICES: HashMap<u32, DeviceVal, { DEVICE_ENTRIES as usize }> = HashMa
 #[btf_map]
 static LB_PORTS: Array<u64, { PORT_WORDS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
+static LB_HOST_PORTS: Array<u64, { HOST_PORT_ENTRIES as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+pub static LB_BOUND: SkStorage<BoundPort> = SkStorage::new();
+#[btf_map]
 static LB_LIMIT: PerCpuArray<Bucket, 1> = PerCpuArray::new();
 #[btf_map]
 pub static LB_SOCKETS: SkStorage<SocketVal> = SkStorage::new();
@@ -148,6 +152,30 @@ pub fn device(ifindex: u32) -> Option<&'static DeviceVal> {
 #[inline(always)]
 pub fn has_port((word, mask): PortBit) -> bool {
     LB_PORTS.get(word).is_some_and(|bits| bits & mask != 0)
+}
+
+/// Is a socket of the host bound to the port, so that no masqueraded flow may use it?
+#[inline(always)]
+pub fn is_bound(port: BePort) -> bool {
+    LB_HOST_PORTS
+        .get(u32::from(port.host()))
+        .is_some_and(|sockets| *sockets != 0)
+}
+
+/// One more socket of the host is bound to the port.
+#[inline(always)]
+pub fn add_bound(port: BePort) {
+    if let Some(sockets) = LB_HOST_PORTS.get_ptr_mut(u32::from(port.host())) {
+        fetch_add(sockets, 1);
+    }
+}
+
+/// One less. The agent's bit beside the count stays as it is.
+#[inline(always)]
+pub fn remove_bound(port: BePort) {
+    if let Some(sockets) = LB_HOST_PORTS.get_ptr_mut(u32::from(port.host())) {
+        fetch_add(sockets, u64::MAX);
+    }
 }
 
 /// May a refusal be answered now?
@@ -348,7 +376,7 @@ macro_rules! kernel_tables {
                 };
                 // SAFETY: the map's value, valid until the program ends; the agent never writes it.
                 let cursor = unsafe { &raw mut (*at).cursor };
-                fetch_add_one(cursor) as u32
+                fetch_add(cursor, 1) as u32
             }
         }
     };
@@ -426,10 +454,9 @@ impl Sessions for Kernel {
     }
 }
 
-/// Adds one and returns what was there. core has no atomics on this target.
+/// Adds, wrapping, and returns what was there. core has no atomics on this target.
 #[inline(always)]
-fn fetch_add_one(at: *mut u64) -> u64 {
-    let mut value = 1_u64;
+fn fetch_add(at: *mut u64, mut value: u64) -> u64 {
     // SAFETY: `at` points to an aligned u64 inside a map value.
     unsafe {
         asm!("{v} = atomic_fetch_add((u64 *)({p} + 0), {v})", p = in(reg) at, v = inout(reg) value)

@@ -3,13 +3,18 @@
 
 use core::ptr;
 
-use aya_ebpf::{helpers::generated as helpers, programs::SockContext};
+use aya_ebpf::{
+    bindings::BPF_SK_STORAGE_GET_F_CREATE, helpers::generated as helpers, programs::SockContext,
+};
 use lb_common::{
     net::{Addr4, Addr6, BePort, Proto},
-    socket::SocketVal,
+    socket::{BoundPort, SocketVal},
 };
 
-use crate::maps::{LB_SOCKETS, Place};
+use crate::maps::{LB_BOUND, LB_SOCKETS, Place};
+
+/// Makes the storage if there is none.
+const CREATE: u64 = BPF_SK_STORAGE_GET_F_CREATE as u64;
 
 /// The context of post_bind and sock_release.
 pub struct Sock<'a> {
@@ -90,5 +95,32 @@ impl<'a> Sock<'a> {
         };
         // SAFETY: null or a value that lives as long as the socket; copied at once.
         unsafe { at.as_ref() }.copied()
+    }
+
+    /// Notes the port that the socket was bound to, for its end, which does not show it; false where that is noted
+    /// already, or there is no memory.
+    #[inline(always)]
+    pub fn note_bound(&self, port: BePort) -> bool {
+        if self.bound().is_some() {
+            return false;
+        }
+        let map = (&raw const LB_BOUND).cast_mut().cast();
+        let mut val = BoundPort { port, pad: [0; 2] };
+        // SAFETY: a map of socket storage, this program's socket, and a value of the map's type.
+        let at = unsafe {
+            helpers::bpf_sk_storage_get(map, self.ctx.sock.cast(), (&raw mut val).cast(), CREATE)
+        };
+        !at.is_null()
+    }
+
+    /// The port that [`Sock::note_bound`] noted.
+    #[inline(always)]
+    pub fn bound(&self) -> Option<BePort> {
+        let map = (&raw const LB_BOUND).cast_mut().cast();
+        // SAFETY: as in `state`.
+        let at =
+            unsafe { helpers::bpf_sk_storage_get(map, self.ctx.sock.cast(), ptr::null_mut(), 0) };
+        // SAFETY: as in `state`.
+        unsafe { at.cast::<BoundPort>().as_ref() }.map(|val| val.port)
     }
 }

@@ -18,7 +18,7 @@ use lb_common::{
 
 use crate::{
     count::{About, count, report},
-    maps::{Kernel, Place, forget_session, is_host_netns},
+    maps::{Kernel, Place, forget_session, is_host_netns, remove_bound},
     sock::Sock,
     sock_addr::{SockAddr, Transport, now_ns, random, set_errno},
 };
@@ -309,6 +309,9 @@ fn peer(sock: &SockAddr<'_>, addr: Addr6, port: BePort) -> Option<SocketVal> {
 /// its last VIP; others age out. A socket that only connected is spared the two lookups in large maps.
 #[inline(always)]
 pub fn release(sock: &Sock<'_>) -> i32 {
+    if let Some(port) = sock.bound() {
+        remove_bound(port);
+    }
     let Some(proto) = sock.proto() else {
         return ALLOW;
     };

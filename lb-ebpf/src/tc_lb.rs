@@ -26,7 +26,7 @@ use crate::{
     count::{count_packet, count_packet_at},
     flows::FlowTables,
     icmp::is_error,
-    maps::{Kernel, config, device, has_port},
+    maps::{Kernel, config, device, has_port, is_bound},
     packet::{Routed, Skb},
     sock_addr::{now_ns, now_s, random},
     stages::Stages,
@@ -120,7 +120,7 @@ impl<A: Family> Network<A> for Node<'_> {
 
     #[inline(always)]
     fn is_port_taken(&self, answers: &FlowKey<A>) -> bool {
-        self.skb.has_socket(answers)
+        is_bound(answers.dport) || self.skb.has_socket(answers)
     }
 
     #[inline(always)]
