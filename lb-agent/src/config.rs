@@ -52,6 +52,18 @@ pub struct NodePortAddresses {
     pub cidrs: Vec<IpNet>,
 }
 
+/// By what programs run on devices.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum PacketHook {
+    /// TCX where the kernel has it (Linux 6.6), else clsact.
+    #[default]
+    Auto,
+    /// TCX links.
+    Tcx,
+    /// Filters of the clsact qdisc.
+    Clsact,
+}
+
 /// How packets are translated on the node's devices.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Packets {
@@ -72,8 +84,10 @@ pub struct Packets {
     pub lb0_addr4: std::net::Ipv4Addr,
     /// Likewise, IPv6.
     pub lb0_addr6: std::net::Ipv6Addr,
-    /// How long idle flows live.
+    /// How long idle flows live; no longer than netfilter's connections.
     pub timeouts: Timeouts,
+    /// `--packet-hook`: by what programs run on devices.
+    pub hook: PacketHook,
 }
 
 impl Packets {
@@ -101,6 +115,7 @@ impl Default for Packets {
             lb0_addr4: Self::LB0_ADDR4,
             lb0_addr6: Self::LB0_ADDR6,
             timeouts: Timeouts::DEFAULT,
+            hook: PacketHook::Auto,
         }
     }
 }
@@ -130,7 +145,8 @@ pub struct Config {
     pub localhost6: bool,
     /// Host sockets may not bind a NodePort that is served here.
     pub protect_node_ports: bool,
-    /// `--masquerade-all`: of no consequence at sockets, where no packet carries a VIP.
+    /// `--masquerade-all`: packets to ClusterIPs are masqueraded, whoever sends them (rule 77). Of no consequence at
+    /// sockets, where no packet carries a VIP.
     pub masquerade_all: bool,
     /// Health server; `None`: off.
     pub healthz_bind_address: Option<SocketAddr>,

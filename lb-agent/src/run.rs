@@ -26,8 +26,10 @@ use crate::{
     devices::{
         follow::Devices,
         lb0::{self, Lb0},
+        reserved_ports,
         select::select,
     },
+    flow_sweep, host_ports,
     maps::sys,
     netns_watch,
     observe::{self, AddressFamily, Servers, State},
@@ -55,9 +57,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if attached.replaced > 0 {
         tracing::info!(links = attached.replaced, "programs replaced in place");
     }
-    let links = DeviceLinks::adopt(&plane, &config.bpffs_root)?;
+    let links = DeviceLinks::adopt(&mut plane, &config.bpffs_root, config.packets.hook)?;
     let devices = Devices::open()?;
     let mut reconciler = Reconciler::adopt(config.clone(), host_netns)?;
+    reserve_ports(&config);
     let lb0 = ensure_lb0(&config);
     reconciler.set_lb0(lb0);
     let state = Arc::new(State::default());
@@ -69,6 +72,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tasks.spawn(serve(Arc::clone(&state), servers(&config)));
     tasks.spawn(follow_events(config.bpffs_root.clone(), unknown));
     tasks.spawn(netns_watch::run(config.bpffs_root.clone(), met, wanted));
+    tasks.spawn(host_ports::run(
+        config.bpffs_root.clone(),
+        config.packets.snat_ports,
+    ));
+    tasks.spawn(flow_sweep::run(
+        config.bpffs_root.clone(),
+        Arc::clone(&state),
+    ));
     tasks.spawn(signals());
     let source = Source::start(&config.source, config.endpoints, &config.node_name).await?;
     tasks.spawn(control(Control {
@@ -157,6 +168,8 @@ async fn control(mut control: Control) -> anyhow::Result<()> {
             _ = checks.tick(), if is_checked => {
                 let repaired = tokio::task::block_in_place(|| control.reconciler.check());
                 control.state.add_repaired(repaired);
+                // Links that somebody detached are found lost here.
+                control.put_devices();
             }
         }
         control.state.set_skipped(control.reconciler.skipped());
@@ -230,7 +243,9 @@ impl Control {
         });
     }
 
+    /// Devices first: an agent counts as ready when its programs run on the cgroup.
     fn attach(&mut self) -> anyhow::Result<()> {
+        self.put_devices();
         let Config {
             bpffs_root,
             cgroup_root,
@@ -240,7 +255,6 @@ impl Control {
             attach::attach(&mut self.plane, bpffs_root, cgroup_root, true)
         })?;
         tracing::info!(links = done.fresh + done.replaced, fresh = done.fresh, cgroup = %cgroup_root.display(), "attached");
-        self.put_devices();
         self.state.set_synced();
         self.state.set_started();
         let Config {
@@ -254,6 +268,14 @@ impl Control {
             self.reconciler.set_stale_udp_done(is_done);
         }
         Ok(())
+    }
+}
+
+fn reserve_ports(config: &Config) {
+    let ports = config.packets.snat_ports;
+    if let Err(error) = reserved_ports::reserve(&config.bpffs_root, ports) {
+        let (lo, hi) = ports;
+        tracing::warn!(%error, "the ports {lo}-{hi} of masqueraded flows are not kept from the host's own connections: let the agent write /proc/sys, or add them to net.ipv4.ip_local_reserved_ports");
     }
 }
 

@@ -105,7 +105,7 @@ fn end_here(served: &Served) -> io::Result<usize> {
         .flat_map(|family| PROTOCOLS.map(|p| (family, p)))
     {
         // A kernel without UDP-Lite has none of its sockets.
-        let sockets = match connected(family, protocol) {
+        let sockets = match sockets(family, protocol, StateFlags::ESTABLISHED) {
             Err(error) if protocol != IPPROTO_UDP => {
                 tracing::debug!(protocol, %error, "sockets not looked at");
                 continue;
@@ -178,18 +178,22 @@ fn cgroup_of(socket: &InetResponse) -> Option<u64> {
     Some(u64::from_ne_bytes(bytes.try_into().ok()?))
 }
 
-fn request(family: u8, protocol: u8, socket_id: SocketId) -> SockDiagMessage {
+fn request(family: u8, protocol: u8, states: StateFlags, socket_id: SocketId) -> SockDiagMessage {
     SockDiagMessage::InetRequest(InetRequest {
         family,
         protocol,
         extensions: ExtensionFlags::empty(),
-        states: StateFlags::ESTABLISHED,
+        states,
         socket_id,
     })
 }
 
-/// UDP sockets with a peer.
-fn connected(family: u8, protocol: u8) -> io::Result<Vec<InetResponse>> {
+/// Sockets of the calling thread's network namespace in these states; UDP sockets with a peer are established.
+pub(crate) fn sockets(
+    family: u8,
+    protocol: u8,
+    states: StateFlags,
+) -> io::Result<Vec<InetResponse>> {
     let any = if family == AF_INET {
         SocketId::new_v4()
     } else {
@@ -197,7 +201,7 @@ fn connected(family: u8, protocol: u8) -> io::Result<Vec<InetResponse>> {
     };
     let socket = send(
         NLM_F_REQUEST | NLM_F_DUMP,
-        request(family, protocol, any).into(),
+        request(family, protocol, states, any).into(),
     )?;
     let mut found = Vec::new();
     loop {
@@ -228,7 +232,12 @@ fn connected(family: u8, protocol: u8) -> io::Result<Vec<InetResponse>> {
 
 /// A socket that is gone already is what is wanted.
 fn destroy(family: u8, protocol: u8, found: &InetResponse) -> io::Result<()> {
-    let message = SockDiagDestroy::new(request(family, protocol, found.header.socket_id.clone()));
+    let message = SockDiagDestroy::new(request(
+        family,
+        protocol,
+        StateFlags::ESTABLISHED,
+        found.header.socket_id.clone(),
+    ));
     let socket = send(NLM_F_REQUEST | NLM_F_ACK, message.into())?;
     let (answer, _) = socket.recv_from_full()?;
     let message =

@@ -15,7 +15,10 @@ use lb_agent::{
         view,
     },
     maps::{Content, family::Family, snapshot::Snapshot},
-    observe::attached::Attachment,
+    observe::{
+        attached::Attachment,
+        devices::{DeviceProgram, DeviceStatus},
+    },
 };
 use lb_common::{
     affinity::{AffinityKey, AffinityVal},
@@ -370,6 +373,19 @@ fn status(running: bool, problem: Option<&str>) -> Status {
             program_id: running.then_some(42),
             attached: running,
             effective: running,
+            problem: None,
+        }],
+        devices: vec![DeviceStatus {
+            device: "eth0".to_owned(),
+            index: 2,
+            roles: vec!["uplink"],
+            masquerade: vec!["192.0.2.1".to_owned()],
+            programs: vec![DeviceProgram {
+                program: "lb_tc_in",
+                by: "tcx",
+                program_id: 43,
+                link_id: Some(7),
+            }],
             problem: None,
         }],
         node_port_addresses: vec!["192.0.2.1".to_owned(), "2001:db8::1".to_owned()],

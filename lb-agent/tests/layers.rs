@@ -49,6 +49,8 @@ fn the_pure_parts_know_neither_kube_nor_aya_nor_tokio() {
         "lb-agent/src/model",
         "lb-agent/src/eligible.rs",
         "lb-agent/src/plan",
+        "lb-agent/src/devices/select.rs",
+        "lb-agent/src/devices/link.rs",
     ] {
         for (path, text) in sources(part) {
             for word in ["kube", "k8s_openapi", "aya", "tokio"] {

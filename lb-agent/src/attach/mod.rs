@@ -5,6 +5,7 @@
 //! on its link, so that no call ever runs without one.
 
 mod bpffs;
+pub mod clsact;
 pub mod devices;
 mod links;
 mod object;

@@ -7,7 +7,7 @@ use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use lb_common::map_table::Capacity;
 
 use super::{dial::Target, output::Format};
-use crate::config::{EndpointsSource, Packets};
+use crate::config::{EndpointsSource, PacketHook, Packets};
 
 /// Where maps and links are pinned unless told otherwise.
 pub const BPFFS_ROOT: &str = "/sys/fs/bpf/lb";
@@ -216,7 +216,7 @@ pub struct RunArgs {
     /// Refuse host processes that bind a NodePort which is served here
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Services")]
     pub protect_node_ports: Option<bool>,
-    /// Masquerade all Service traffic; of no consequence at sockets, where no packet carries a VIP
+    /// Masquerade all packets to ClusterIPs; of no consequence at sockets, where no packet carries a VIP
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Services")]
     pub masquerade_all: Option<bool>,
     /// How pods are told from other clients [default: ClusterCIDR]
@@ -309,6 +309,9 @@ pub struct PacketArgs {
     /// Send masqueraded packets through the stack, where hosts filter or encrypt what they forward
     #[arg(long)]
     pub no_redirect: bool,
+    /// By what programs run on devices: `auto` is TCX where the kernel has it (Linux 6.6), else clsact
+    #[arg(long, value_enum, value_name = "HOOK", default_value_t)]
+    pub packet_hook: PacketHook,
     /// The IPv4 address of packets through lb0; belongs to nobody
     #[arg(long, value_name = "ADDR", default_value_t = Packets::LB0_ADDR4)]
     pub lb0_address4: std::net::Ipv4Addr,
@@ -328,6 +331,7 @@ impl Default for PacketArgs {
             packet_mark_bit: packets.mark_bit,
             masquerade_local_backends: packets.masquerade_local,
             no_redirect: packets.no_redirect,
+            packet_hook: packets.hook,
             lb0_address4: packets.lb0_addr4,
             lb0_address6: packets.lb0_addr6,
         }

@@ -17,7 +17,11 @@ use super::{
     output::print,
     running::{Locked, lock},
 };
-use crate::{devices::lb0, maps::sys};
+use crate::{
+    attach::devices::{self, How},
+    devices::{lb0, reserved_ports},
+    maps::sys,
+};
 
 /// How long an agent that is ending may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -130,19 +134,31 @@ fn clean_version(
     }
     let links = dir.join("links");
     // Devices first: without them no packet asks for the maps.
-    for folder in [links.join("devices"), links.clone()] {
-        for pin in entries(&folder)?.iter().filter(|pin| !pin.is_dir()) {
-            detach(pin);
-            remove(pin)?;
+    for (folder, how) in [("devices", How::Tcx), ("filters", How::Clsact)] {
+        for pin in entries(&links.join(folder))? {
+            devices::detach(how, &pin);
+            remove(&pin)?;
             removed.links += 1;
         }
     }
+    for pin in entries(&links)?.iter().filter(|pin| !pin.is_dir()) {
+        detach(pin);
+        remove(pin)?;
+        removed.links += 1;
+    }
     removed.devices += usize::from(lb0::remove(root)?);
+    reserved_ports::release(root).context("give back net.ipv4.ip_local_reserved_ports")?;
     for pin in entries(&dir.join("maps"))? {
         remove(&pin)?;
         removed.maps += 1;
     }
-    for folder in [links.join("devices"), links, dir.join("maps"), dir.clone()] {
+    for folder in [
+        links.join("devices"),
+        links.join("filters"),
+        links,
+        dir.join("maps"),
+        dir.clone(),
+    ] {
         match fs::remove_dir(&folder) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 return Err(e).with_context(|| format!("remove {}", folder.display()));

@@ -14,10 +14,12 @@ use super::{
     args::{FlowFilter, FlowsCommand},
     output::{columns, print, render},
 };
-use crate::maps::{
-    family::Family,
-    pinned::{Pinned, PinnedError},
-    sys,
+use crate::{
+    flow_sweep,
+    maps::{
+        family::Family,
+        pinned::{Pinned, PinnedError},
+    },
 };
 
 /// One flow. `flows list -o json` prints an array of them, sorted by client.
@@ -55,7 +57,7 @@ pub fn execute(command: &FlowsCommand) -> anyhow::Result<ExitCode> {
     let FlowsCommand::List { filter, show } = command;
     let pinned = Pinned::open(&show.roots.bpffs_root)?;
     let timeouts = pinned.config()?.timeouts;
-    let now_s = u32::try_from(sys::monotonic_s()?)?;
+    let now_s = flow_sweep::now_s();
     let mut flows = read::<Addr4>(&pinned, &timeouts, now_s)?;
     flows.extend(read::<Addr6>(&pinned, &timeouts, now_s)?);
     flows.retain(|flow| is_wanted(flow, filter));

@@ -17,6 +17,7 @@ use crate::{
     cgroup::{CgroupError, CgroupRoot},
     config::{Config, DetectLocal, EndpointsSource, NodePortAddresses, Packets, Source},
     maps::Capacities,
+    plan::ranges::DEFAULT_NODE_PORTS,
 };
 
 const HEALTHZ: &str = "0.0.0.0:10256";
@@ -82,13 +83,20 @@ fn packets(args: &PacketArgs) -> Result<Packets, SettingsError> {
         );
         (lo >= 1024 && hi > lo && hi - lo >= 1023).then_some((lo, hi))
     };
+    let snat_ports = ports().ok_or_else(|| bad("--snat-ports", &args.snat_ports, remedy))?;
+    let (first, last) = DEFAULT_NODE_PORTS;
+    if snat_ports.0 <= last && first <= snat_ports.1 {
+        let remedy = "overlaps the NodePorts, 30000-32767: give a range beside them";
+        return Err(bad("--snat-ports", &args.snat_ports, remedy));
+    }
     Ok(Packets {
         devices: args.devices.clone(),
         pod_devices: args.pod_devices.clone(),
-        snat_ports: ports().ok_or_else(|| bad("--snat-ports", &args.snat_ports, remedy))?,
+        snat_ports,
         mark_bit: args.packet_mark_bit,
         masquerade_local: args.masquerade_local_backends,
         no_redirect: args.no_redirect,
+        hook: args.packet_hook,
         lb0_addr4: args.lb0_address4,
         lb0_addr6: args.lb0_address6,
         ..Packets::default()
@@ -626,5 +634,23 @@ mod tests {
         assert!(warning("10.0.0.0/8"));
         assert!(!warning("10.0.0.0/8,primary"));
         assert!(!warning("10.0.0.0/8,fd00::/8"));
+    }
+
+    #[test]
+    fn ports_of_masqueraded_flows_lie_beside_node_ports() {
+        let with = |ports: &str| {
+            packets(&PacketArgs {
+                snat_ports: ports.to_owned(),
+                ..PacketArgs::default()
+            })
+        };
+        assert!(with("40000-60999").is_ok() && with("10000-29999").is_ok());
+        for bad in ["32000-40000", "30000-32767", "20000-60000"] {
+            let said = with(bad).expect_err(bad).to_string();
+            assert!(said.contains(bad) && said.contains("30000-32767"), "{said}");
+        }
+        for bad in ["40000", "40000-40100", "60999-40000"] {
+            assert!(with(bad).is_err(), "{bad}");
+        }
     }
 }

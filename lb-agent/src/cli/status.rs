@@ -21,7 +21,10 @@ use crate::{
         pinned::{Pinned, PinnedError},
         sys,
     },
-    observe::attached::{Attachment, attachments, linked_cgroup},
+    observe::{
+        attached::{Attachment, attachments, linked_cgroup},
+        devices::{DeviceProgram, DeviceStatus, devices},
+    },
 };
 
 /// The JSON of `status`: keys are the fields' names in camel case.
@@ -38,6 +41,8 @@ pub struct Status {
     pub cgroup: String,
     /// Every program.
     pub programs: Vec<Attachment>,
+    /// Devices that are served, and `lb0`; none are seen from another network namespace than the agent's.
+    pub devices: Vec<DeviceStatus>,
     /// Addresses that NodePorts answer on, both families.
     pub node_port_addresses: Vec<String>,
     /// Families in which NodePorts answer on loopback, in the host's network namespace.
@@ -114,13 +119,19 @@ fn read(show: &ShowArgs) -> anyhow::Result<Status> {
     let agent = agent(&pinned.agent()?, agent_runs(root)?, sys::boot_ns()?);
     let programs = attachments(root, &directory);
     let maps = fills(&pinned)?;
-    let problems = problems(root, &agent, &programs, &maps);
+    let devices = devices(root)?;
+    let mut problems = problems(root, &agent, &programs, &maps);
+    problems.extend(devices.iter().filter_map(|d| {
+        let problem = d.problem.as_ref()?;
+        Some(format!("device {}: {problem}", d.device))
+    }));
     Ok(Status {
         healthy: problems.is_empty(),
         problems,
         agent,
         cgroup: directory.display().to_string(),
         programs,
+        devices,
         node_port_addresses: addresses::<Addr4>(&pinned)?
             .into_iter()
             .chain(addresses::<Addr6>(&pinned)?)
@@ -247,6 +258,7 @@ pub fn text(status: &Status) -> String {
         }),
     );
     text.push('\n');
+    text += &devices_text(&status.devices);
     text += &columns(
         ["MAP", "ENTRIES", "CAPACITY"],
         status.maps.iter().map(|m| {
@@ -268,6 +280,26 @@ pub fn text(status: &Status) -> String {
             ]
         }),
     )
+}
+
+fn devices_text(devices: &[DeviceStatus]) -> String {
+    if devices.is_empty() {
+        return String::new();
+    }
+    let or_none = |words: Vec<String>| match words.is_empty() {
+        true => "-".to_owned(),
+        false => words.join(", "),
+    };
+    let rows = devices.iter().map(|d| {
+        let program = |p: &DeviceProgram| format!("{} ({}, id {})", p.program, p.by, p.program_id);
+        [
+            d.device.clone(),
+            d.roles.join(", "),
+            or_none(d.programs.iter().map(program).collect()),
+            or_none(d.masquerade.clone()),
+        ]
+    });
+    columns(["DEVICE", "ROLE", "PROGRAMS", "MASQUERADES WITH"], rows) + "\n"
 }
 
 fn yes(on: bool) -> String {

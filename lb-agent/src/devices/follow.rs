@@ -16,9 +16,9 @@ use super::{
     table::Table,
 };
 
-/// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR and RTMGRP_IPV6_ROUTE of
+/// RTMGRP_LINK, RTMGRP_TC, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR and RTMGRP_IPV6_ROUTE of
 /// linux/rtnetlink.h.
-const CHANGES: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
+const CHANGES: u32 = 0x1 | 0x8 | 0x10 | 0x40 | 0x100 | 0x400;
 /// A device that comes up brings several messages.
 const QUIET: Duration = Duration::from_millis(50);
 /// A node with many pods gets many messages at once.

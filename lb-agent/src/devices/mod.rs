@@ -7,10 +7,12 @@
 //!
 //! Everything is of the agent's own network namespace.
 
+pub mod conntrack;
 pub mod follow;
 mod glob;
 pub mod lb0;
 pub mod link;
 pub mod netlink;
+pub mod reserved_ports;
 pub mod select;
 mod table;

@@ -71,6 +71,8 @@ impl Table {
                 }
                 self.routes.len() != before
             }
+            // Somebody took filters away: whether ours, the kernel is asked then.
+            Message::DelQueueDiscipline(_) | Message::DelTrafficFilter(_) => true,
             _ => false,
         }
     }

@@ -86,6 +86,28 @@ impl<K: Pod, V: Pod> Map<K, V> {
         sys::entries(self.map.as_fd()).map_err(kernel(self.name, "read", ""))
     }
 
+    /// The next entries, some `count` of them; none twice in a row, unless the map is written meanwhile.
+    pub(crate) fn some(
+        &self,
+        place: &mut sys::Cursor,
+        count: u32,
+    ) -> Result<Vec<(K, V)>, MapError> {
+        sys::entries_from(self.map.as_fd(), place, count).map_err(kernel(self.name, "read", ""))
+    }
+
+    pub(crate) fn lookup(&self, key: &K) -> Result<Option<V>, MapError> {
+        sys::lookup(self.map.as_fd(), key).map_err(kernel(self.name, "read", ""))
+    }
+
+    /// False: it was not there.
+    pub(crate) fn remove(&self, key: &K) -> Result<bool, MapError> {
+        match self.map.delete(&[*key]) {
+            Ok(()) => Ok(true),
+            Err((_, error)) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err((_, error)) => Err(kernel(self.name, "delete", "")(error)),
+        }
+    }
+
     pub(crate) fn delete(&self, key: &K, shown: impl Fn() -> String) -> Result<(), MapError> {
         match self.map.delete(&[*key]) {
             Err((_, error)) if error.raw_os_error() != Some(libc::ENOENT) => {

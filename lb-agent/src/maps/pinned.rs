@@ -12,6 +12,7 @@ use lb_common::{
     ABI_VERSION,
     agent_state::AgentState,
     config::Config,
+    device::DeviceVal,
     flow::{FlowKey, FlowVal},
     id::{BackendId, ServiceId},
     map_table::{MAPS, MapSpec, MapType, find},
@@ -50,6 +51,16 @@ pub fn links_dir(bpffs_root: &Path) -> PathBuf {
 /// The folder of links on devices.
 pub fn device_links_dir(bpffs_root: &Path) -> PathBuf {
     links_dir(bpffs_root).join("devices")
+}
+
+/// The folder of programs that filters on devices run.
+pub fn device_filters_dir(bpffs_root: &Path) -> PathBuf {
+    links_dir(bpffs_root).join("filters")
+}
+
+/// Where it is noted which ports the agent reserved.
+pub fn reserved_ports_note(bpffs_root: &Path) -> PathBuf {
+    version_dir(bpffs_root).join("reserved-ports")
 }
 
 /// Why the maps cannot be read.
@@ -166,6 +177,14 @@ impl Pinned {
     pub fn config(&self) -> Result<Config, PinnedError> {
         let active = self.agent()?.active_config;
         Ok(self.array("LB_CONFIG")?.get(active).unwrap_or_default())
+    }
+
+    /// `LB_DEVICES`
+    ///
+    /// # Errors
+    /// See [`PinnedError`].
+    pub fn devices(&self) -> Result<BTreeMap<u32, DeviceVal>, PinnedError> {
+        Ok(self.entries("LB_DEVICES")?.into_iter().collect())
     }
 
     /// `LB_COUNTERS`, summed over CPUs, sockets and packets.

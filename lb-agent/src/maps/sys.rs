@@ -26,7 +26,7 @@ use aya::maps::{MapData, RingBuf};
 pub use aya_obj::generated::bpf_attach_type;
 use aya_obj::generated::{
     BPF_F_QUERY_EFFECTIVE, BPF_F_RDONLY, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type,
-    bpf_map_info,
+    bpf_map_info, bpf_prog_info,
 };
 use bytemuck::Pod;
 use lb_common::map_table::MapType;
@@ -246,6 +246,17 @@ pub fn device_link_shape(link: BorrowedFd<'_>) -> io::Result<DeviceLinkShape> {
         program_id: info.prog_id,
         device,
     })
+}
+
+/// Id of a program.
+///
+/// # Errors
+/// As the kernel says; EINVAL: the descriptor is no program's.
+pub fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: a structure of integers and bit fields; zero is valid for all.
+    let mut info: bpf_prog_info = unsafe { zeroed() };
+    object_info(program, &mut info)?;
+    Ok(info.id)
 }
 
 /// What a TCX hook of a device of this network namespace runs, in order.
@@ -478,6 +489,58 @@ pub fn lookup_all(map: BorrowedFd<'_>, key: usize, value: usize) -> io::Result<(
     Err(io::Error::from_raw_os_error(libc::EAGAIN))
 }
 
+/// Where a reader of a map is: the kernel's own note, a bucket's number or a key.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Cursor(Option<Vec<u8>>);
+
+impl Cursor {
+    /// Nothing was read yet, or the end was reached.
+    pub fn is_at_start(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+/// The next entries of a hash from `place` on, about `count` of them: the kernel hands out buckets whole.
+///
+/// # Errors
+/// As [`lookup_all`].
+pub fn entries_from<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    place: &mut Cursor,
+    count: u32,
+) -> io::Result<Vec<(K, V)>> {
+    check_sizes(map, size_of::<K>(), size_of::<V>())?;
+    let mut next = vec![0_u8; size_of::<K>().max(size_of::<u64>())];
+    let mut count = count.max(1) as usize;
+    loop {
+        let mut keys = vec![K::zeroed(); count];
+        let mut values = vec![V::zeroed(); count];
+        let mut a = attr();
+        a.batch.map_fd = raw(map);
+        a.batch.in_batch = place.0.as_ref().map_or(0, |at| address(at.as_ptr()));
+        a.batch.out_batch = address(next.as_mut_ptr());
+        a.batch.keys = address(keys.as_mut_ptr());
+        a.batch.values = address(values.as_mut_ptr());
+        a.batch.count = u32::try_from(count).map_err(io::Error::other)?;
+        // SAFETY: both buffers have room for `count` keys and values of the map's own sizes, which were compared
+        // above; `next` and the cursor, made here, have room for a key and for a bucket's number.
+        let result = unsafe { sys_bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut a) };
+        // SAFETY: an integer, written by the kernel.
+        let got = unsafe { a.batch.count } as usize;
+        match result {
+            Ok(_) => place.0 = Some(next),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => place.0 = None,
+            // One bucket holds more than fits.
+            Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => {
+                count *= 2;
+                continue;
+            }
+            Err(e) => return Err(e),
+        }
+        return Ok(keys.into_iter().zip(values).take(got).collect());
+    }
+}
+
 /// Every entry of a map as typed pairs; see [`lookup_all`].
 ///
 /// # Errors
@@ -648,20 +711,6 @@ pub fn boot_ns() -> io::Result<u64> {
     Ok(number(time.tv_sec)? * 1_000_000_000 + number(time.tv_nsec)?)
 }
 
-/// Seconds since boot without suspended time (CLOCK_MONOTONIC): the clock of flows.
-///
-/// # Errors
-/// None in practice.
-pub fn monotonic_s() -> io::Result<i64> {
-    // SAFETY: an all-zero timespec is valid.
-    let mut time: libc::timespec = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer is valid for the call.
-    if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(time.tv_sec)
-}
-
 /// The cookie of the calling thread's network namespace, never reused since boot (SO_NETNS_COOKIE).
 ///
 /// # Errors
@@ -813,6 +862,19 @@ impl Mmap {
             return false;
         };
         word.fetch_or(bits, Ordering::Release);
+        true
+    }
+
+    /// Clears bits of a word of an element, whatever others change meanwhile; false as [`Mmap::set_bits`].
+    #[must_use]
+    pub fn clear_bits(&self, index: u32, word: usize, bits: u64) -> bool {
+        if !self.writable {
+            return false;
+        }
+        let Some(word) = self.word(index, word) else {
+            return false;
+        };
+        word.fetch_and(!bits, Ordering::Release);
         true
     }
 

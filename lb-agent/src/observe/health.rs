@@ -52,7 +52,7 @@ struct Health {
     node_eligible: Option<bool>,
     healthy: bool,
     status: BTreeMap<&'static str, FamilyHealth>,
-    /// Every program is attached.
+    /// Every program is attached, and every device is served.
     attached: bool,
     /// Every hook runs our program.
     effective: bool,
@@ -136,7 +136,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::observe::{attached::Attachment, state::PATIENCE};
+    use crate::observe::{attached::Attachment, devices::DeviceStatus, state::PATIENCE};
 
     fn attachment(attached: bool, effective: bool) -> Attachment {
         Attachment {
@@ -166,6 +166,24 @@ mod tests {
         let health = health(&state, Instant::now(), None);
         assert!(health.attached && !health.effective && !health.healthy);
         state.note_attachments(&[attachment(true, true)]);
+        assert!(super::health(&state, Instant::now(), None).healthy);
+    }
+
+    #[test]
+    fn a_device_that_is_not_served_is_unhealthy() {
+        let device = |problem: Option<&str>| DeviceStatus {
+            device: "eth0".to_owned(),
+            index: 2,
+            roles: vec!["uplink"],
+            masquerade: Vec::new(),
+            programs: Vec::new(),
+            problem: problem.map(str::to_owned),
+        };
+        let state = State::default();
+        state.note_devices(vec![device(Some("no program runs there"))]);
+        let health = health(&state, Instant::now(), None);
+        assert!(!health.attached && !health.healthy);
+        state.note_devices(vec![device(None)]);
         assert!(super::health(&state, Instant::now(), None).healthy);
     }
 

@@ -7,6 +7,7 @@
 //! | `lb_objects_skipped`, `lb_services_failed`, `lb_synced` | gauge | |
 //! | `lb_programs_attached`, `lb_programs_effective` | gauge | 1 when all are |
 //! | `lb_drift_repaired_total` | counter | |
+//! | `lb_flows`, `lb_flow_entries_swept_total` | gauge, counter | `ip_family` |
 //! | `lb_apply_duration_seconds` | histogram | `ip_family` |
 //!
 //! Where kube-proxy has the very thing, it is there under kube-proxy's name, too.
@@ -123,6 +124,7 @@ impl Collector for Metrics {
         map_fills(&mut encoder, &readings.fills)?;
         self.objects(&mut encoder)?;
         self.programs(&mut encoder)?;
+        self.flows(&mut encoder)?;
         self.applies(&mut encoder)?;
         self.answers(&mut encoder)
     }
@@ -206,6 +208,24 @@ impl Metrics {
             "Every hook runs our program",
             u64::from(state.is_effective()),
         )
+    }
+
+    fn flows(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
+        let help = "Flows of packets that live, as of the last time through the table";
+        let mut flows = encoder.encode_descriptor("lb_flows", help, None, MetricType::Gauge)?;
+        for family in AddressFamily::ALL {
+            let label = [("ip_family", family.label())];
+            let count = i64::try_from(self.state.flows(family)).unwrap_or(i64::MAX);
+            ConstGauge::new(count).encode(flows.encode_family(&label)?)?;
+        }
+        let help = "Entries of flows of packets that were over";
+        let name = "lb_flow_entries_swept";
+        let mut swept = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for family in AddressFamily::ALL {
+            let label = [("ip_family", family.label())];
+            ConstCounter::new(self.state.swept(family)).encode(swept.encode_family(&label)?)?;
+        }
+        Ok(())
     }
 
     fn applies(&self, encoder: &mut Encoder<'_>) -> fmt::Result {

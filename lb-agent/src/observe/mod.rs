@@ -5,6 +5,7 @@
 //! stop the agent: an address that cannot be bound is tried again.
 
 pub mod attached;
+pub mod devices;
 pub mod events;
 pub mod health;
 pub mod metrics;
@@ -55,6 +56,11 @@ async fn watch(state: Arc<State>, bpffs_root: PathBuf, cgroup: PathBuf) {
             let looked = tokio::task::spawn_blocking(move || attached::attachments(&root, &cgroup));
             if let Ok(found) = looked.await {
                 state.note_attachments(&found);
+            }
+            let root = bpffs_root.clone();
+            let looked = tokio::task::spawn_blocking(move || devices::devices(&root));
+            if let Ok(Ok(found)) = looked.await {
+                state.note_devices(found);
             }
         }
         tokio::time::sleep(WATCH_PERIOD).await;

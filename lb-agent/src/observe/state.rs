@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
-use super::attached::Attachment;
+use super::{attached::Attachment, devices::DeviceStatus};
 
 /// How long a change may wait before the agent is unhealthy: twice kube-proxy's sync period (rule 115).
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -56,9 +56,14 @@ pub struct State {
     synced: AtomicBool,
     node_eligible: AtomicBool,
     attachments: RwLock<Vec<Attachment>>,
+    devices: RwLock<Vec<DeviceStatus>>,
     skipped: AtomicU64,
     failed: AtomicU64,
     repaired: AtomicU64,
+    /// Flows of packets, each family's, as of the last time through its table.
+    flows: [AtomicU64; 2],
+    /// Entries of flows that were over.
+    swept: [AtomicU64; 2],
 }
 
 impl Default for State {
@@ -76,10 +81,20 @@ impl Default for State {
             synced: AtomicBool::new(false),
             node_eligible: AtomicBool::new(true),
             attachments: RwLock::new(Vec::new()),
+            devices: RwLock::new(Vec::new()),
             skipped: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             repaired: AtomicU64::new(0),
+            flows: Default::default(),
+            swept: Default::default(),
         }
+    }
+}
+
+fn of<T>([v4, v6]: &[T; 2], family: AddressFamily) -> &T {
+    match family {
+        AddressFamily::IPv4 => v4,
+        AddressFamily::IPv6 => v6,
     }
 }
 
@@ -146,6 +161,16 @@ impl State {
         self.repaired.fetch_add(entries as u64, Relaxed);
     }
 
+    /// So many flows of packets live in a family's table.
+    pub fn set_flows(&self, family: AddressFamily, flows: u64) {
+        of(&self.flows, family).store(flows, Relaxed);
+    }
+
+    /// So many entries of flows that were over were taken away.
+    pub fn add_swept(&self, family: AddressFamily, entries: u64) {
+        of(&self.swept, family).fetch_add(entries, Relaxed);
+    }
+
     /// What the kernel runs; a change is logged.
     pub(super) fn note_attachments(&self, found: &[Attachment]) {
         let mut known = self
@@ -165,6 +190,30 @@ impl State {
             }
         }
         found.clone_into(&mut known);
+    }
+}
+
+/// Devices, which come and go.
+impl State {
+    /// What the kernel runs on devices; a change is logged.
+    pub(super) fn note_devices(&self, found: Vec<DeviceStatus>) {
+        let mut known = (self.devices.write()).unwrap_or_else(PoisonError::into_inner);
+        for now in &found {
+            let before = known.iter().find(|d| d.index == now.index);
+            match (before.and_then(|d| d.problem.as_ref()), &now.problem) {
+                (old, Some(problem)) if old != Some(problem) => {
+                    tracing::error!(device = now.device, problem, "a device is not served");
+                }
+                (Some(_), None) => tracing::info!(device = now.device, "served again"),
+                _ => {}
+            }
+        }
+        *known = found;
+    }
+
+    fn are_devices_served(&self) -> bool {
+        let known = (self.devices.read()).unwrap_or_else(PoisonError::into_inner);
+        known.iter().all(|device| device.problem.is_none())
     }
 }
 
@@ -191,13 +240,13 @@ impl State {
         self.node_eligible.load(Relaxed)
     }
 
-    /// Every program is attached, as far as is known: nothing is asked before the start.
+    /// Every program is attached, on devices, too, as far as is known: nothing is asked before the start.
     pub fn is_attached(&self) -> bool {
         let known = self
             .attachments
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        known.iter().all(|a| a.attached)
+        known.iter().all(|a| a.attached) && self.are_devices_served()
     }
 
     /// Every hook runs our program, as far as is known.
@@ -215,6 +264,14 @@ impl State {
 
     pub(super) fn failed(&self) -> u64 {
         self.failed.load(Relaxed)
+    }
+
+    pub(super) fn flows(&self, family: AddressFamily) -> u64 {
+        of(&self.flows, family).load(Relaxed)
+    }
+
+    pub(super) fn swept(&self, family: AddressFamily) -> u64 {
+        of(&self.swept, family).load(Relaxed)
     }
 
     pub(super) fn repaired(&self) -> u64 {

@@ -15,7 +15,7 @@ use super::{
 use crate::model::Store;
 
 /// NodePorts of a cluster that has not set `--service-node-port-range`.
-const DEFAULT_NODE_PORTS: (u16, u16) = (30_000, 32_767);
+pub const DEFAULT_NODE_PORTS: (u16, u16) = (30_000, 32_767);
 
 /// The ranges of one family, and what had to be given up.
 #[derive(Clone, PartialEq, Eq, Debug)]

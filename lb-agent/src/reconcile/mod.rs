@@ -23,7 +23,7 @@ pub use settings::{Settings, SettingsError};
 
 use crate::{
     config::{Config, Source},
-    devices::lb0::Lb0,
+    devices::{conntrack, lb0::Lb0},
     maps::kernel::KernelMaps,
     model::{Changes, Event, Kind, ObjectKey, Service, Store},
     netns_watch,
@@ -421,10 +421,18 @@ impl Reconciler {
             snat_lo: BePort::new(packets.snat_ports.0),
             snat_hi: BePort::new(packets.snat_ports.1),
             mark: 1 << packets.mark_bit,
-            timeouts: packets.timeouts,
+            timeouts: conntrack::below_netfilters(packets.timeouts),
             ..ProgramConfig::default()
         };
-        ranges::compile(&self.store, &self.facts, &base)
+        let (config, mut warnings) = ranges::compile(&self.store, &self.facts, &base);
+        let (lo, hi) = packets.snat_ports;
+        let mut inside = self.store.node_ports().range(lo..=hi);
+        if let Some((port, _)) = inside.next() {
+            warnings.push(format!(
+                "NodePort {port} lies in --snat-ports {lo}-{hi}: answers to masqueraded flows may be taken for its clients; move --snat-ports or the cluster's --service-node-port-range"
+            ));
+        }
+        (config, warnings)
     }
 
     fn widen_node_ports(&mut self) {

@@ -276,7 +276,7 @@ where
 {
     for (key, val) in rig.entries::<FlowKey<A>, FlowVal<A>>(A::MAPS.embryos)? {
         if val.flags.has(FlowFlags::REPLY) == half.has(FlowFlags::REPLY) {
-            rig.delete(A::MAPS.embryos, &key)?;
+            rig.delete::<_, FlowVal<A>>(A::MAPS.embryos, &key)?;
         }
     }
     Ok(())

@@ -167,13 +167,11 @@ impl Rig {
     }
 
     pub fn put<K: Pod, V: Pod>(&self, map: &str, key: &K, value: &V) -> Result<()> {
-        let map = self.maps.get(map).context("no such map")?;
-        sys::update_batch(map.as_fd(), &[*key], &[*value]).map_err(|(_, error)| error.into())
+        self.put_all(map, &[*key], &[*value])
     }
 
     pub fn put_all<K: Pod, V: Pod>(&self, map: &str, keys: &[K], values: &[V]) -> Result<()> {
-        let map = self.maps.get(map).context("no such map")?;
-        sys::update_batch(map.as_fd(), keys, values).map_err(|(_, error)| error.into())
+        (self.typed::<K, V>(map)?.update(keys, values)).map_err(|(_, error)| error.into())
     }
 
     /// Puts the agent's values back at the next reset.
@@ -181,9 +179,13 @@ impl Rig {
         self.undo.push(Box::new(undo));
     }
 
-    pub fn delete<K: Pod>(&self, map: &str, key: &K) -> Result<()> {
+    pub fn delete<K: Pod, V: Pod>(&self, map: &str, key: &K) -> Result<()> {
+        (self.typed::<K, V>(map)?.delete(&[*key])).map_err(|(_, error)| error.into())
+    }
+
+    fn typed<K: Pod, V: Pod>(&self, map: &str) -> Result<sys::TypedMap<K, V>> {
         let map = self.maps.get(map).context("no such map")?;
-        sys::delete_batch(map.as_fd(), &[*key]).map_err(|(_, error)| error.into())
+        Ok(sys::TypedMap::new(map.try_clone()?)?)
     }
 
     pub fn lookup<K: Pod, V: Pod>(&self, map: &str, key: &K) -> Result<Option<V>> {

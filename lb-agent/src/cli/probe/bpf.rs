@@ -71,6 +71,35 @@ const HELPERS: &[(BpfHelper, &str, Need, &str)] = &[
     ),
 ];
 
+/// Helpers of programs on devices.
+const PACKET_HELPERS: &[(BpfHelper, &str, &str)] = &[
+    (
+        BpfHelper::BPF_FUNC_redirect_neigh,
+        "redirect_neigh",
+        "packets are not translated: masqueraded ones cannot be sent on",
+    ),
+    (
+        BpfHelper::BPF_FUNC_fib_lookup,
+        "fib_lookup",
+        "packets are not translated: routes are unknown",
+    ),
+    (
+        BpfHelper::BPF_FUNC_check_mtu,
+        "check_mtu",
+        "packets are not translated: too large ones could not be told",
+    ),
+    (
+        BpfHelper::BPF_FUNC_skc_lookup_tcp,
+        "skc_lookup_tcp",
+        "packets are not translated: ports of the host's connections are unknown",
+    ),
+    (
+        BpfHelper::BPF_FUNC_ktime_get_coarse_ns,
+        "ktime_get_coarse_ns",
+        "packets are not translated: flows have no clock",
+    ),
+];
+
 /// Types of maps in use.
 const MAP_TYPES: &[(MapType, &str)] = &[
     (MapType::Hash, "hash"),
@@ -88,6 +117,7 @@ pub fn features(roots: &Roots) -> Vec<Feature> {
     features.extend(programs());
     features.extend(hooks(roots));
     features.extend(helpers());
+    features.extend(packet_helpers());
     features.extend(map_types());
     features.extend([mapped_arrays(), batches(), grace_period(), sock_destroy()]);
     features
@@ -179,6 +209,13 @@ fn helpers() -> impl Iterator<Item = Feature> {
     HELPERS.iter().map(move |(helper, name, need, cost)| {
         let result = answer(is_helper_supported(kind, *helper));
         Feature::tried(format!("helper {name}"), *need, cost, result)
+    })
+}
+
+fn packet_helpers() -> impl Iterator<Item = Feature> {
+    PACKET_HELPERS.iter().map(|(helper, name, cost)| {
+        let result = answer(is_helper_supported(ProgramType::SchedClassifier, *helper));
+        Feature::tried(format!("helper {name}"), Need::Required, cost, result)
     })
 }
 

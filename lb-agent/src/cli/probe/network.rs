@@ -26,7 +26,14 @@ const NOBODY: u16 = 9;
 
 /// All of them.
 pub fn features() -> Vec<Feature> {
-    vec![socket_destroy(), tcx(), mptcp()]
+    vec![
+        socket_destroy(),
+        tcx(),
+        route_source(),
+        forwarding("IPv4", "ipv4/ip_forward"),
+        forwarding("IPv6", "ipv6/conf/all/forwarding"),
+        mptcp(),
+    ]
 }
 
 /// Asks for the end of a socket that does not exist: the kernel answers ENOENT if it could.
@@ -84,8 +91,46 @@ fn destroy_nobody() -> io::Result<()> {
 
 fn tcx() -> Feature {
     let result = sys::tcx_query(LOOPBACK).map(|()| "tried".to_owned());
-    let cost = "packets from outside would be translated by older classifiers (kernel 6.6 has it); this version has none";
+    let cost = "programs on devices are filters of the clsact qdisc, which others may delete: they are made again (kernel 6.6 has it)";
     Feature::tried("TCX", Need::Useful, cost, result)
+}
+
+/// A flag of a helper, which cannot be tried without a packet.
+fn route_source() -> Feature {
+    let release =
+        nix::sys::utsname::uname().map(|names| names.release().to_string_lossy().into_owned());
+    let result = release.map_err(io::Error::from).and_then(|release| {
+        let mut numbers = release
+            .split(['.', '-'])
+            .map_while(|n| n.parse::<u32>().ok());
+        let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        if version >= (6, 7) {
+            return Ok(format!("kernel {release}"));
+        }
+        Err(io::Error::other(format!("kernel {release}")))
+    });
+    let cost = "masqueraded packets leave under their device's first address, whatever their route prefers (kernel 6.7 has it)";
+    Feature::tried(
+        "the route's source (BPF_FIB_LOOKUP_SRC)",
+        Need::Useful,
+        cost,
+        result,
+    )
+}
+
+fn forwarding(family: &str, setting: &str) -> Feature {
+    let result =
+        fs::read_to_string(format!("/proc/sys/net/{setting}")).and_then(|on| match on.trim() {
+            "0" => Err(io::Error::other("off")),
+            _ => Ok("on".to_owned()),
+        });
+    let cost = "packets from outside reach no pod, only host-network backends; sysctl -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1";
+    Feature::tried(
+        format!("forwarding of {family}"),
+        Need::Useful,
+        cost,
+        result,
+    )
 }
 
 /// Not a lack: where it is on, one more thing is to know.
