@@ -103,6 +103,8 @@ pub fn run(rig: &mut Rig, options: &Options) -> Result<()> {
     let (mut tally, mut count) = (Tally::default(), 0_u64);
     while start.elapsed() < options.time {
         if count % u64::from(ROUND) == 0 {
+            oracles.v4.compare_all(rig)?;
+            oracles.v6.compare_all(rig)?;
             rig.reset()?;
             oracles.put(&Images::default());
         }

@@ -167,6 +167,18 @@ where
         Ok(now)
     }
 
+    /// Is there nothing in the kernel that no packet is known to have made?
+    pub fn compare_all(&self, rig: &Rig) -> Result<()> {
+        let known = self.world.flows.borrow();
+        for map in [A::MAPS.flows, A::MAPS.embryos] {
+            for (key, val) in rig.entries::<FlowKey<A>, FlowVal<A>>(map)? {
+                let is_known = known.contains_key(&key);
+                ensure!(is_known, "{map} holds what nobody made: {key:?} {val:?}");
+            }
+        }
+        Ok(())
+    }
+
     /// The flows that there are, in an order that a seed gives again.
     pub fn keys(&self) -> Vec<Key> {
         let at = |addr: A, port: BePort| SocketAddr::new(addr.ip(), port.host());
