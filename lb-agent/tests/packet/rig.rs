@@ -222,7 +222,7 @@ impl Rig {
 
     fn empty<K: Pod, V: Pod>(&self, name: &str) -> Result<()> {
         for (key, _) in self.entries::<K, V>(name)? {
-            self.delete(name, &key)?;
+            self.delete::<K, V>(name, &key)?;
         }
         Ok(())
     }
