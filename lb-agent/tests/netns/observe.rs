@@ -152,6 +152,8 @@ fn names(lab: &Lab) -> Result<()> {
         Ok(names)
     };
     let links = [
+        "devices",
+        "filters",
         "lb_connect4",
         "lb_connect6",
         "lb_getpeer4",
