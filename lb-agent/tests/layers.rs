@@ -119,6 +119,7 @@ fn unsafe_code_of_the_programs_is_in_the_files_for_it() {
         "sock.rs",
         "sock_addr.rs",
         "packet.rs",
+        "stages.rs",
     ];
     for (path, text) in sources("lb-ebpf/src") {
         if !allowed

@@ -319,6 +319,7 @@ const FIELDS: &[(&str, &[&str])] = &[
     ("LB_QUESTION", &["key", "values"]),
     ("LB_DEVICES", &["flags", "masq4", "masq6"]),
     ("LB_PORTS", &["key", "value"]),
+    ("LB_HOST_PORTS", &["key", "value"]),
     ("LB_LIMIT", &["filled_ns", "tokens"]),
     (
         "LB_PEERS",

@@ -308,6 +308,8 @@ fn the_map_table_has_every_map_once_with_its_sizes() {
         ("LB_QUESTION", 4, 64),
         ("LB_DEVICES", 4, 24),
         ("LB_PORTS", 4, 8),
+        ("LB_HOST_PORTS", 4, 8),
+        ("LB_BOUND", 4, 4),
         ("LB_LIMIT", 4, 16),
         ("LB_SOCKETS", 4, 48),
         ("LB_PEERS", 4, 64),

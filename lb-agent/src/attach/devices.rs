@@ -12,7 +12,7 @@ use std::{
 };
 
 use aya::programs::{
-    LinkOrder, Program, SchedClassifier,
+    LinkOrder, SchedClassifier,
     links::FdLink,
     tc::{TcAttach, TcAttachType},
 };
@@ -381,11 +381,13 @@ pub fn detach(how: How, pin: &Path) {
     }
 }
 
-fn classifier<'a>(plane: &'a mut Plane, program: &str) -> Result<&'a mut SchedClassifier, String> {
-    match plane.ebpf.program_mut(program) {
-        Some(Program::SchedClassifier(classifier)) => Ok(classifier),
-        Some(_) | None => Err("not in the object".into()),
-    }
+fn classifier<'a>(
+    plane: &'a mut Plane,
+    program: &'static str,
+) -> Result<&'a mut SchedClassifier, String> {
+    plane
+        .load_packet_program(program)
+        .map_err(|e| e.to_string())
 }
 
 /// Puts the new program behind a link; `None`: its device is gone from this network namespace.

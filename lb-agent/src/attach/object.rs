@@ -86,7 +86,7 @@ impl Plane {
         })
     }
 
-    /// A program on devices, for runs that attach it to none.
+    /// A program on devices that is loaded, for runs that attach it to none.
     #[must_use]
     pub fn packet_program(&self, name: &str) -> Option<&SchedClassifier> {
         if let Program::SchedClassifier(program) = self.ebpf.program(name)? {
@@ -94,6 +94,25 @@ impl Plane {
         } else {
             None
         }
+    }
+
+    /// Loads a program on devices, unless it is: those that few hosts need are loaded when they are asked for,
+    /// for the kernel checks each of them a while.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn load_packet_program(
+        &mut self,
+        name: &'static str,
+    ) -> Result<&mut SchedClassifier, LoadError> {
+        let broken = |error: String| LoadError::Program { name, error };
+        let Some(Program::SchedClassifier(program)) = self.ebpf.program_mut(name) else {
+            return Err(broken("not in the object".into()));
+        };
+        if program.fd().is_err() {
+            program.load().map_err(|e| broken(chain(&e)))?;
+        }
+        Ok(program)
     }
 
     fn load_with(
@@ -107,11 +126,17 @@ impl Plane {
         loader.override_global("HOST_NETNS", &host_netns, true);
         set_up(&mut loader);
         let mut ebpf = loader.load(OBJECT).map_err(refused)?;
-        for (name, _) in PROGRAMS.iter().chain(PACKET_PROGRAMS) {
+        let usual = PACKET_PROGRAMS.iter().filter(|(name, _)| !is_rare(name));
+        for (name, _) in PROGRAMS.iter().chain(usual) {
             load_program(&mut ebpf, name)?;
         }
         Ok(Self { ebpf })
     }
+}
+
+/// For devices without a link header alone.
+fn is_rare(program: &str) -> bool {
+    program.ends_with("_l3")
 }
 
 /// Loads everything without pins or links, and tells what the kernel made of it.
@@ -119,7 +144,10 @@ impl Plane {
 /// # Errors
 /// See [`LoadError`].
 pub fn measure() -> Result<Vec<LoadedProgram>, LoadError> {
-    let plane = Plane::load_with(0, |_| {})?;
+    let mut plane = Plane::load_with(0, |_| {})?;
+    for (name, _) in PACKET_PROGRAMS {
+        plane.load_packet_program(name)?;
+    }
     PROGRAMS
         .iter()
         .chain(PACKET_PROGRAMS)

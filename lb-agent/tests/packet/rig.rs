@@ -104,7 +104,10 @@ impl Rig {
         let lab = Lab::new()?;
         let root = lab.dir().join("bpf");
         let lock = attach::prepare(&root)?;
-        let plane = Plane::load(&root, &rig_capacities(), 0)?;
+        let mut plane = Plane::load(&root, &rig_capacities(), 0)?;
+        for (name, _) in lb_common::map_table::PACKET_PROGRAMS {
+            plane.load_packet_program(name)?;
+        }
         for name in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
             netns.sysctl(name, "1")?;
         }
