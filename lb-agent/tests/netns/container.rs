@@ -218,7 +218,8 @@ fn every_command(lab: &Lab, binary: &Path) -> Result<()> {
     );
     agent.finish(SOON)?;
     let removed = containers.said(&["cleanup"])?;
-    ensure!(removed.contains("11 links detached"), "{removed}");
+    // Eleven on the cgroup, three on devices: the node's uplink, both ways, and lb0.
+    ensure!(removed.contains("14 links detached"), "{removed}");
     ensure!(containers.said(&["cleanup"])?.contains("nothing is pinned"));
     ensure!(
         web.client.ask(&Dial::tcp(VIP.parse()?))?.is_err(),

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -44,14 +44,24 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
+/// The links on the cgroup. Those on devices are in folders of their own beside them.
 fn links(node: &Node) -> Vec<PathBuf> {
-    let entries = fs::read_dir(links_dir(&node.bpffs));
-    entries
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .collect()
+    let mut links = entries(&links_dir(&node.bpffs));
+    links.retain(|path| !path.is_dir());
+    links
+}
+
+/// The links of all kinds.
+fn all_links(node: &Node) -> Vec<PathBuf> {
+    let (folders, mut links): (Vec<PathBuf>, Vec<PathBuf>) =
+        (entries(&links_dir(&node.bpffs)).into_iter()).partition(|path| path.is_dir());
+    links.extend(folders.iter().flat_map(|folder| entries(folder)));
+    links
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
 }
 
 /// The agent is killed at the sight of its first link: whatever is missing then was missing when that link was made.
@@ -67,7 +77,7 @@ fn links_last(lab: &Lab) -> Result<()> {
     let mut agent = node.start_agent(&[])?;
     let given_up = Instant::now() + SOON;
     let mut has_maps = false;
-    while links(&node).is_empty() {
+    while all_links(&node).is_empty() {
         has_maps |= maps_dir(&node.bpffs).join("LB4_FRONTENDS").exists();
         ensure!(Instant::now() < given_up, "no link: {}", agent.log());
     }
