@@ -97,11 +97,8 @@ pub const fn finish(sum: u32) -> u16 {
 #[inline(always)]
 fn sum_of<const N: usize>(bytes: &[u8; N]) -> u32 {
     let mut sum = 0;
-    for word in bytes.chunks_exact(4) {
-        sum = add(
-            sum,
-            u32::from_ne_bytes([word[0], word[1], word[2], word[3]]),
-        );
+    for word in bytes.as_chunks::<4>().0 {
+        sum = add(sum, u32::from_ne_bytes(*word));
     }
     sum
 }
@@ -137,7 +134,8 @@ impl Answer for Addr4 {
 
     #[inline(always)]
     fn pseudo_sum(src: &Self, dst: &Self, proto: Proto, len: u32) -> u32 {
-        let rest = u32::from_ne_bytes([0, proto.0, (len >> 8) as u8, len as u8]);
+        let [_, _, l0, l1] = len.to_be_bytes();
+        let rest = u32::from_ne_bytes([0, proto.0, l0, l1]);
         add(add(src.to_ctx(), dst.to_ctx()), rest)
     }
 

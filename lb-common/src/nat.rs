@@ -565,7 +565,7 @@ where
         Step::Open if val.flags.is_closing() => false,
         // A repeated opener goes where the first went, unless nobody listens there any more.
         Step::Open => val.flags.has(FlowFlags::REPLIED) || serves(tables, val),
-        _ => serves(tables, val),
+        Step::Datagram | Step::Carry | Step::Done | Step::Reset => serves(tables, val),
     }
 }
 

@@ -34,6 +34,11 @@ const FIB_SOURCE: u32 = 1 << 4;
 const FIB_SUCCESS: i64 = 0;
 /// The route is there, the neighbour is not known yet: redirect_neigh asks for it.
 const FIB_NO_NEIGH: i64 = 7;
+/// A struct of 64 bytes.
+const FIB_SIZE: i32 = {
+    assert!(size_of::<bpf_fib_lookup>() == 64);
+    64
+};
 /// Tells bpf_check_mtu to look at the segments of a GSO packet.
 const MTU_SEGMENTS: u64 = 1;
 /// So many bytes are enough for the headers that we look at.
@@ -118,7 +123,7 @@ impl Skb {
     #[inline(always)]
     fn direct<const N: usize>(&self, at: u32) -> Option<*mut [u8; N]> {
         let from = self.data() + (at & MAX_OFFSET) as usize;
-        const { assert!(N % 2 == 0, "read and written by words and halves") };
+        const { assert!(N.is_multiple_of(2), "read and written by words and halves") };
         (from + N <= self.data_end()).then_some(from as *mut [u8; N])
     }
 
@@ -220,9 +225,8 @@ impl Skb {
         *fib = unsafe { core::mem::zeroed() };
         fib.ifindex = self.ifindex();
         to.ask(fib);
-        let size = size_of::<bpf_fib_lookup>() as i32;
         // SAFETY: the context of this program type, and a struct of the size given.
-        unsafe { helpers::bpf_fib_lookup(self.raw().cast(), fib, size, flags) }
+        unsafe { helpers::bpf_fib_lookup(self.raw().cast(), fib, FIB_SIZE, flags) }
     }
 
     /// Does a socket of this network namespace own the tuple?
@@ -287,9 +291,9 @@ impl Bytes for Skb {
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         let from = self.direct::<N>(at)?.cast::<u8>();
         let mut bytes = [0; N];
-        for (i, word) in bytes.chunks_exact_mut(4).enumerate() {
+        for (i, word) in bytes.as_chunks_mut::<4>().0.iter_mut().enumerate() {
             // SAFETY: between the packet's start and end.
-            word.copy_from_slice(&unsafe { load_word(from.add(4 * i)) }.to_ne_bytes());
+            *word = unsafe { load_word(from.add(4 * i)) }.to_ne_bytes();
         }
         if N % 4 == 2 {
             // SAFETY: as above.
@@ -307,6 +311,7 @@ impl Bytes for Skb {
 /// # Safety
 /// `at` points to four bytes of the packet.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "loaded as a word")]
 unsafe fn load_word(at: *const u8) -> u32 {
     let word: u64;
     // SAFETY: by contract.
@@ -317,6 +322,7 @@ unsafe fn load_word(at: *const u8) -> u32 {
 /// # Safety
 /// `at` points to two bytes of the packet.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "loaded as a half word")]
 unsafe fn load_half(at: *const u8) -> u16 {
     let half: u64;
     // SAFETY: by contract.
@@ -347,8 +353,8 @@ impl Frame for Skb {
             return false;
         };
         let to = to.cast::<u8>();
-        for (i, word) in bytes.chunks_exact(4).enumerate() {
-            let word = u32::from_ne_bytes([word[0], word[1], word[2], word[3]]);
+        for (i, word) in bytes.as_chunks::<4>().0.iter().enumerate() {
+            let word = u32::from_ne_bytes(*word);
             // SAFETY: between the packet's start and end; the kernel makes the bytes the program's own before
             // it runs.
             unsafe { store_word(to.add(4 * i), word) };

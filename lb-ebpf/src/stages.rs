@@ -38,6 +38,7 @@ pub trait Stages: Family {
 /// An argument as it is. The compiler passes anything at all for one that it sees unused, and the verifier refuses what
 /// is no number.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "made of 32 bits")]
 fn kept(l3: u32) -> u32 {
     let mut kept = u64::from(l3);
     // SAFETY: a register is copied to itself.

@@ -345,7 +345,7 @@ where
         Side::Inbound if may_open && has_port(backend_bit(draft.key.dport)) => A::beside(skb),
         Side::Outbound if config.is_snat_port(draft.key.sport) => A::collision(skb),
         Side::Inbound | Side::Outbound if may_open => A::nowhere(side),
-        _ => NEXT,
+        Side::Inbound | Side::Outbound | Side::Lb0 => NEXT,
     }
 }
 

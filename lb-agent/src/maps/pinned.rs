@@ -33,6 +33,9 @@ use super::{
 /// BPF_F_MMAPABLE
 const MMAPABLE: u32 = 1 << 10;
 
+/// An entry of the flow tables.
+pub type FlowHalf<A> = (FlowKey<A>, FlowVal<A>);
+
 /// The folder of everything that belongs to this version's layout.
 pub fn version_dir(bpffs_root: &Path) -> PathBuf {
     bpffs_root.join(format!("v{ABI_VERSION}"))
@@ -145,7 +148,7 @@ impl Pinned {
     ///
     /// # Errors
     /// See [`PinnedError`].
-    pub fn flows<A: Family>(&self) -> Result<Vec<(FlowKey<A>, FlowVal<A>)>, PinnedError>
+    pub fn flows<A: Family>(&self) -> Result<Vec<FlowHalf<A>>, PinnedError>
     where
         FlowKey<A>: Pod,
         FlowVal<A>: Pod,

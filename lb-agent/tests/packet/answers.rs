@@ -37,17 +37,17 @@ impl Fixture {
 fn quoted(packet: &Packet) -> usize {
     let transport = match packet.transport {
         Transport::Tcp(_) => 20,
-        _ => 8,
+        Transport::Sctp(_)
+        | Transport::Udp
+        | Transport::UdpUnsummed
+        | Transport::SctpUnsummed(_)
+        | Transport::Other(_) => 8,
     };
     packet.l4() - packet.l3() + transport
 }
 
 fn redirected(place: &Place, transport: Transport, svc: Svc) -> Packet {
-    packet(
-        transport,
-        place.from_client(),
-        place.dial(svc, To::NodePort),
-    )
+    packet(transport, place.client_at(), place.dial(svc, To::NodePort))
 }
 
 fn embryo(place: &Place, opener: &Packet) -> Conversation {
@@ -130,7 +130,7 @@ fn limited(place: &Place, transport: Transport) -> Fixture {
         tokens: 0,
         pad: 0,
     };
-    Fixture::new("", [Step::inbound(&refused).is_dropped()])
+    Fixture::new("", [Step::inbound(&refused).dropped()])
         .prepared(move |rig| rig.put_bucket(empty))
         .counts(Counter::NoEndpoints, 1)
         .counts(Counter::RejectLimited, 1)

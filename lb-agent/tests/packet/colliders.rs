@@ -59,7 +59,7 @@ impl Case {
     }
 
     fn dialled(&self, svc: Svc) -> Packet {
-        self.packet(self.place.from_client(), self.place.dial(svc, To::NodePort))
+        self.packet(self.place.client_at(), self.place.dial(svc, To::NodePort))
     }
 
     /// A step that opens the flow to the backend of this node.
@@ -102,10 +102,7 @@ impl Case {
     /// The same client and port to the backend's own address.
     fn straight_to_the_pod(&self) -> Fixture {
         let (open, _) = self.stacked();
-        let direct = self.packet(
-            self.place.from_client(),
-            self.place.target(self.place.local),
-        );
+        let direct = self.packet(self.place.client_at(), self.place.target(self.place.local));
         let step = Step::inbound(&direct).becomes_from(&direct, DYNAMIC_LO..=DYNAMIC_HI);
         let again = step.clone();
         Fixture::new(
@@ -148,7 +145,7 @@ impl Case {
         let own = self.packet(flow.source, flow.backend);
         Fixture::new(
             self.name("a packet of the host, no other port"),
-            [open, Step::outbound(&own).is_dropped()],
+            [open, Step::outbound(&own).dropped()],
         )
         .counts(Counter::HitChosen, 1)
         .counts(Counter::NoSnatPort, 1)
@@ -179,7 +176,7 @@ impl Case {
                 open,
                 Step::inbound(&answer).leaves_as(&shown),
                 Step::inbound(&taken_up).leaves_as(&sent),
-                Step::outbound(&own).is_dropped(),
+                Step::outbound(&own).dropped(),
             ],
         )
         .counts(Counter::HitChosen, 1)
@@ -213,7 +210,7 @@ impl Case {
 /// A new connection straight to the pod ends one that is over.
 fn after_the_end(place: &Place) -> Fixture {
     let tcp = |flags, src, dst| packet(Transport::Tcp(flags), src, dst);
-    let (client, vip) = (place.from_client(), place.dial(Svc::Stack, To::NodePort));
+    let (client, vip) = (place.client_at(), place.dial(Svc::Stack, To::NodePort));
     let backend = place.target(place.local);
     let inbound =
         |flags| Step::inbound(&tcp(flags, client, vip)).becomes(&tcp(flags, client, backend));

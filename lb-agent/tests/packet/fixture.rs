@@ -162,7 +162,7 @@ impl Step {
         self
     }
 
-    pub fn is_dropped(mut self) -> Self {
+    pub fn dropped(mut self) -> Self {
         self.output = None;
         self.verdict = SHOT;
         self

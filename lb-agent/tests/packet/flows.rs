@@ -56,7 +56,7 @@ struct Scene {
 impl Scene {
     fn new(place: Place, transport: Transport) -> Self {
         let vip = place.dial(Svc::Stack, To::NodePort);
-        let opener = packet(transport, place.from_client(), vip);
+        let opener = packet(transport, place.client_at(), vip);
         let flow = Conversation::of(&opener, place.target(place.local)).with(FlowFlags::LOCAL);
         Self {
             place,
@@ -65,21 +65,21 @@ impl Scene {
         }
     }
 
-    fn from_client(&self, transport: Transport) -> Step {
+    fn client_packet(&self, transport: Transport) -> Step {
         let packet = self.opener.clone().transport(transport);
         Step::inbound(&packet).becomes(&packet.clone().to(self.flow.backend))
     }
 
-    fn from_backend(&self, transport: Transport) -> Step {
+    fn backend_packet(&self, transport: Transport) -> Step {
         let answer = packet(transport, self.flow.backend, self.flow.client);
         Step::outbound(&answer).becomes(&answer.clone().from(self.flow.dialled))
     }
 
     fn open(&self) -> Vec<Step> {
         vec![
-            self.from_client(OPEN),
-            self.from_backend(ACCEPT),
-            self.from_client(CARRY),
+            self.client_packet(OPEN),
+            self.backend_packet(ACCEPT),
+            self.client_packet(CARRY),
         ]
     }
 
@@ -94,9 +94,9 @@ impl Scene {
 
     fn closes(&self) -> Fixture {
         let more = vec![
-            self.from_client(LAST),
-            self.from_backend(LAST),
-            self.from_client(CARRY),
+            self.client_packet(LAST),
+            self.backend_packet(LAST),
+            self.client_packet(CARRY),
         ];
         let flow = self.flow.clone().established();
         self.opened_and("both sides close", more).flow(
@@ -106,7 +106,7 @@ impl Scene {
     }
 
     fn half_closes(&self) -> Fixture {
-        let more = vec![self.from_backend(LAST), self.from_client(CARRY)];
+        let more = vec![self.backend_packet(LAST), self.client_packet(CARRY)];
         let flow = self.flow.clone().established();
         self.opened_and("the backend closes", more)
             .flow(flow.with(FlowFlags::BACKEND_DONE))
@@ -114,27 +114,27 @@ impl Scene {
 
     fn is_reset(&self) -> Fixture {
         let flow = self.flow.clone().established();
-        self.opened_and("a reset", vec![self.from_backend(BREAK)])
+        self.opened_and("a reset", vec![self.backend_packet(BREAK)])
             .flow(flow.with(FlowFlags::RESET))
     }
 
     fn survives_a_forged_reset(&self) -> Fixture {
-        let more = vec![self.from_client(BREAK), self.from_backend(CARRY)];
+        let more = vec![self.client_packet(BREAK), self.backend_packet(CARRY)];
         self.opened_and("a reset that nobody believed", more)
             .flow(self.flow.clone().established())
     }
 
     fn repeats_its_opener(&self) -> Fixture {
-        let steps = vec![self.from_client(OPEN), self.from_client(OPEN)];
+        let steps = vec![self.client_packet(OPEN), self.client_packet(OPEN)];
         self.fixture("a repeated opener", steps)
             .flow(self.flow.clone())
     }
 
     fn begins_anew_after_its_end(&self) -> Fixture {
         let more = vec![
-            self.from_client(LAST),
-            self.from_backend(LAST),
-            self.from_client(OPEN),
+            self.client_packet(LAST),
+            self.backend_packet(LAST),
+            self.client_packet(OPEN),
         ];
         Fixture::new(
             format!(
@@ -150,11 +150,11 @@ impl Scene {
     fn regains_the_half_of_answers(&self) -> Fixture {
         let is_v4 = self.place.family == 4;
         let steps = vec![
-            self.from_client(OPEN),
-            self.from_backend(ACCEPT),
-            self.from_client(CARRY)
+            self.client_packet(OPEN),
+            self.backend_packet(ACCEPT),
+            self.client_packet(CARRY)
                 .after(move |rig| lose(rig, is_v4, FlowFlags::REPLY)),
-            self.from_backend(CARRY),
+            self.backend_packet(CARRY),
         ];
         self.fixture("the half of answers is lost", steps)
             .flow(self.flow.clone().established())
@@ -163,17 +163,17 @@ impl Scene {
     fn regains_the_half_of_the_client(&self) -> Fixture {
         let is_v4 = self.place.family == 4;
         let steps = vec![
-            self.from_client(OPEN),
-            self.from_backend(ACCEPT)
+            self.client_packet(OPEN),
+            self.backend_packet(ACCEPT)
                 .after(move |rig| lose(rig, is_v4, FlowFlags::default())),
-            self.from_client(CARRY),
+            self.client_packet(CARRY),
         ];
         self.fixture("the half of the client is lost", steps)
             .flow(self.flow.clone().established())
     }
 
     fn stays_with_a_backend_that_is_gone(&self) -> Fixture {
-        let more = vec![self.from_client(CARRY).after(self.backend_gone())];
+        let more = vec![self.client_packet(CARRY).after(self.backend_gone())];
         self.opened_and("an established flow whose backend is gone", more)
             .flow(self.flow.clone().established())
     }
@@ -181,8 +181,8 @@ impl Scene {
     /// A Service of one endpoint: chosen again, but by a new decision.
     fn opens_elsewhere_if_nobody_listens(&self) -> Fixture {
         let steps = [
-            self.from_client(OPEN),
-            self.from_client(OPEN).after(self.backend_gone()),
+            self.client_packet(OPEN),
+            self.client_packet(OPEN).after(self.backend_gone()),
         ];
         Fixture::new(
             format!(
@@ -198,9 +198,9 @@ impl Scene {
     fn moves_when_its_backend_is_gone(&self) -> Fixture {
         let udp = Transport::Udp;
         let steps = [
-            self.from_client(udp),
-            self.from_backend(udp),
-            self.from_client(udp).after(self.backend_gone()),
+            self.client_packet(udp),
+            self.backend_packet(udp),
+            self.client_packet(udp).after(self.backend_gone()),
         ];
         Fixture::new(
             format!(
@@ -219,8 +219,8 @@ impl Scene {
         let is_v4 = self.place.family == 4;
         let udp = Transport::Udp;
         let steps = [
-            self.from_client(udp),
-            self.from_client(udp).after(move |rig| age(rig, is_v4)),
+            self.client_packet(udp),
+            self.client_packet(udp).after(move |rig| age(rig, is_v4)),
         ];
         Fixture::new(
             format!(
@@ -238,7 +238,7 @@ impl Scene {
     fn is_met_on_its_own_side_alone(&self) -> Fixture {
         let answer = packet(CARRY, self.flow.backend, self.flow.client);
         let steps = [
-            self.from_client(OPEN),
+            self.client_packet(OPEN),
             Step::inbound(&answer),
             Step::at_lb0(&answer),
             Step::outbound(&self.opener.clone().transport(CARRY)),

@@ -40,7 +40,7 @@ fn cut(datagram: &Packet, id: u16) -> [Packet; 3] {
 }
 
 fn datagram(place: &Place, svc: Svc, to: To) -> Packet {
-    packet(Transport::Udp, place.from_client(), place.dial(svc, to))
+    packet(Transport::Udp, place.client_at(), place.dial(svc, to))
 }
 
 fn through_the_stack(place: &Place) -> Fixture {
@@ -89,7 +89,7 @@ fn lost(place: &Place) -> Fixture {
     let [_, middle, last] = cut(&datagram(place, Svc::Stack, To::ClusterIp), 79);
     Fixture::new(
         name("before their first", place),
-        [middle, last].map(|part| Step::inbound(&part).is_dropped()),
+        [middle, last].map(|part| Step::inbound(&part).dropped()),
     )
     .counts(Counter::FragmentUnknown, 2)
 }
@@ -113,7 +113,7 @@ fn of_two_datagrams(place: &Place) -> Fixture {
         name("of two datagrams", place),
         [
             Step::inbound(&one).becomes(&one.clone().to(backend)),
-            Step::inbound(&stray).is_dropped(),
+            Step::inbound(&stray).dropped(),
             Step::inbound(&two).becomes(&two.clone().to(backend)),
         ],
     )
@@ -128,7 +128,7 @@ fn of_sctp(place: &Place) -> Fixture {
     let opener = datagram(place, Svc::Stack, To::ClusterIp).transport(chunk);
     let [first, ..] = cut(&opener, 83);
     let flow = Conversation::of(&opener, place.target(place.local)).with(FlowFlags::LOCAL);
-    Fixture::new(name("of SCTP", place), [Step::inbound(&first).is_dropped()])
+    Fixture::new(name("of SCTP", place), [Step::inbound(&first).dropped()])
         .counts(Counter::HitChosen, 1)
         .counts(Counter::Malformed, 1)
         .flow(flow)

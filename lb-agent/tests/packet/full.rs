@@ -23,7 +23,7 @@ pub fn fixtures() -> Vec<Fixture> {
         for (proto, opener, answer, third) in OPENERS {
             let name = |what: &str| format!("full/{what} {proto} IPv{}", place.family);
             let vip = place.dial(Svc::Redirect, To::NodePort);
-            let opener = packet(opener, place.from_client(), vip);
+            let opener = packet(opener, place.client_at(), vip);
             all.extend(ports(&place, &opener, &name));
             let vip = place.dial(Svc::Stack, To::NodePort);
             let opener = opener.to(vip);
@@ -56,12 +56,12 @@ fn ports(place: &Place, opener: &Packet, name: &dyn Fn(&str) -> String) -> Vec<F
     let flow = Conversation::of(opener, backend).masqueraded(source, Device::Up0, Device::Up0);
     let exhausted = Fixture::new(
         name("no port left"),
-        [first, Step::inbound(&other).is_dropped()],
+        [first, Step::inbound(&other).dropped()],
     )
     .counts(Counter::HitChosen, 1)
     .counts(Counter::NoSnatPort, 1)
     .flow(flow);
-    let none = Fixture::new(name("no port at all"), [Step::inbound(opener).is_dropped()])
+    let none = Fixture::new(name("no port at all"), [Step::inbound(opener).dropped()])
         .config(|config: &mut Config| config.snat_hi = BePort::new(SNAT_PORT - 1))
         .counts(Counter::NoSnatPort, 1);
     // Another backend is another tuple: the same port serves it.
@@ -96,7 +96,7 @@ fn sockets(place: &Place) -> Vec<Fixture> {
     let source = place.masqueraded();
     let opener = |nth: usize| {
         let vip = place.dial(Svc::Redirect, To::NodePort);
-        packet(OPENERS[nth].1, place.from_client(), vip)
+        packet(OPENERS[nth].1, place.client_at(), vip)
     };
     let name = |what: &str| {
         format!(
@@ -115,10 +115,10 @@ fn sockets(place: &Place) -> Vec<Fixture> {
         Ok(())
     };
     vec![
-        Fixture::new(name("TCP"), [Step::inbound(&opener(0)).is_dropped()])
+        Fixture::new(name("TCP"), [Step::inbound(&opener(0)).dropped()])
             .prepared(listener)
             .counts(Counter::NoSnatPort, 1),
-        Fixture::new(name("UDP"), [Step::inbound(&opener(1)).is_dropped()])
+        Fixture::new(name("UDP"), [Step::inbound(&opener(1)).dropped()])
             .prepared(bound)
             .counts(Counter::NoSnatPort, 1),
     ]

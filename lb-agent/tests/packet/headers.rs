@@ -26,11 +26,7 @@ pub fn fixtures() -> Vec<Fixture> {
 }
 
 fn opener(place: &Place, transport: Transport, svc: Svc) -> Packet {
-    packet(
-        transport,
-        place.from_client(),
-        place.dial(svc, To::NodePort),
-    )
+    packet(transport, place.client_at(), place.dial(svc, To::NodePort))
 }
 
 /// Through the stack, and redirected.
@@ -104,7 +100,10 @@ fn cut(place: &Place, proto: &str, transport: Transport) -> Vec<Fixture> {
     let needed = match transport {
         Transport::Tcp(_) => 20,
         Transport::Sctp(_) => 16,
-        _ => 8,
+        Transport::Udp
+        | Transport::UdpUnsummed
+        | Transport::SctpUnsummed(_)
+        | Transport::Other(_) => 8,
     };
     let backend = place.target(place.local);
     (0..=needed)
@@ -168,7 +167,7 @@ fn unsummed(place: &Place) -> Vec<Fixture> {
 /// Our own egress program runs on what we have sent: its mark is taken off, and that is all.
 fn marks(place: &Place) -> Vec<Fixture> {
     let name = |what: &str| format!("headers/{what} IPv{}", place.family);
-    let (client, vip) = (place.from_client(), place.dial(Svc::Stack, To::NodePort));
+    let (client, vip) = (place.client_at(), place.dial(Svc::Stack, To::NodePort));
     let backend = place.target(place.local);
     let there = packet(Transport::Tcp(SYN), client, vip);
     let back = packet(Transport::Tcp(SYN | ACK), backend, client);
@@ -216,10 +215,10 @@ fn no_service(place: &Place) -> Vec<Fixture> {
     for (proto, opener, answer, third) in OPENERS {
         for (nth, transport) in [opener, answer, third].into_iter().enumerate() {
             let name = |what: &str| format!("headers/{what} {proto} {nth} IPv{}", place.family);
-            let to_host = packet(transport, place.from_client(), node(22));
-            let to_pod = packet(transport, place.from_client(), place.target(place.pod));
-            let unused = packet(transport, place.from_client(), node(30_999));
-            let elsewhere = packet(transport, place.from_client(), place.target(place.stranger));
+            let to_host = packet(transport, place.client_at(), node(22));
+            let to_pod = packet(transport, place.client_at(), place.target(place.pod));
+            let unused = packet(transport, place.client_at(), node(30_999));
+            let elsewhere = packet(transport, place.client_at(), place.target(place.stranger));
             let passing = [to_host, to_pod, unused, elsewhere];
             all.push(Fixture::new(
                 name("no service's inbound"),
@@ -242,7 +241,7 @@ fn no_service(place: &Place) -> Vec<Fixture> {
     // A connection that began before us has no flow, and gets none by a guess.
     let midway = packet(
         Transport::Tcp(ACK),
-        place.from_client(),
+        place.client_at(),
         place.dial(Svc::Stack, To::NodePort),
     );
     all.push(Fixture::new(
@@ -253,7 +252,7 @@ fn no_service(place: &Place) -> Vec<Fixture> {
         ],
     ));
     for number in [41, 47, 50, 103, 136] {
-        let other = packet(Transport::Other(number), place.from_client(), node(0));
+        let other = packet(Transport::Other(number), place.client_at(), node(0));
         all.push(Fixture::new(
             format!("headers/protocol {number} IPv{}", place.family),
             [Step::inbound(&other), Step::outbound(&other)],
@@ -317,7 +316,7 @@ fn broken6() -> Vec<Fixture> {
     // Offsets in a program stay below 2,048: seen through that, the ports of a Service stand in the options.
     let udp = packet(
         Transport::Udp,
-        place.from_client(),
+        place.client_at(),
         place.dial(Svc::Stack, To::ClusterIp),
     );
     let mut long = udp.to(std::net::SocketAddr::new(place.vip(Svc::Stack), 9));

@@ -91,7 +91,7 @@ impl Case {
     fn redirected(&self) -> (Packet, Conversation, Step) {
         let place = &self.place;
         let vip = place.dial(Svc::Redirect, To::NodePort);
-        let opener = packet(self.opener, place.from_client(), vip);
+        let opener = packet(self.opener, place.client_at(), vip);
         let (source, backend) = (place.masqueraded(), place.target(place.remote));
         let sent = opener.clone().from(source).to(backend).ttl(opener.ttl - 1);
         let flow = Conversation::of(&opener, backend).masqueraded(source, Device::Up0, Device::Up0);
@@ -102,7 +102,7 @@ impl Case {
     fn stacked(&self) -> (Packet, Conversation, Step) {
         let place = &self.place;
         let vip = place.dial(Svc::Stack, To::NodePort);
-        let opener = packet(self.opener, place.from_client(), vip);
+        let opener = packet(self.opener, place.client_at(), vip);
         let backend = place.target(place.local);
         let flow = Conversation::of(&opener, backend).with(FlowFlags::LOCAL);
         let step = Step::inbound(&opener).becomes(&opener.clone().to(backend));
@@ -184,11 +184,11 @@ impl Case {
         let quoted = packet(
             self.answer,
             place.dial(Svc::Stack, To::NodePort),
-            place.from_client(),
+            place.client_at(),
         );
         let ends = (self.router(), quoted.src.ip());
         let inbound = error_about(ends, 60, kind.1, &quote(&quoted, true));
-        let quoted = packet(self.opener, place.from_client(), place.target(place.local));
+        let quoted = packet(self.opener, place.client_at(), place.target(place.local));
         let outbound = error_about(
             (place.local, place.client),
             60,
@@ -225,7 +225,7 @@ impl Case {
         let seen = opener.from(flow.source).to(flow.backend);
         let ends = (self.router(), flow.source.ip());
         let errors = [0, 1].map(|ttl| {
-            Step::inbound_bytes(error_about(ends, ttl, kind.1, &quote(&seen, true))).is_dropped()
+            Step::inbound_bytes(error_about(ends, ttl, kind.1, &quote(&seen, true))).dropped()
         });
         Fixture::new(
             self.name("that used up its hops", kind.0),
@@ -246,7 +246,7 @@ fn echo(place: &Place) -> Fixture {
     };
     let node = SocketAddr::new(place.nodes[0], 0);
     let message = |kind: u8| vec![kind, 0, 0, 0, 0, 7, 0, 1, 1, 2, 3, 4];
-    let ping = packet(Transport::Other(proto), place.from_client(), node);
+    let ping = packet(Transport::Other(proto), place.client_at(), node);
     Fixture::new(
         format!("icmp/echo of the node IPv{}", place.family),
         [

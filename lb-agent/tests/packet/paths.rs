@@ -38,7 +38,7 @@ type Name<'a> = &'a dyn Fn(&str) -> String;
 
 /// A backend on this node keeps the client's address, and the stack routes both ways.
 fn stack(place: &Place, transports: [Transport; 3], to: To, name: Name<'_>) -> Vec<Fixture> {
-    let (client, vip) = (place.from_client(), place.dial(Svc::Stack, to));
+    let (client, vip) = (place.client_at(), place.dial(Svc::Stack, to));
     let backend = place.target(place.local);
     let steps = both_ways(
         transports,
@@ -54,7 +54,7 @@ fn stack(place: &Place, transports: [Transport; 3], to: To, name: Name<'_>) -> V
 
 /// A backend on another node sees this node, and we send both ways.
 fn redirect(place: &Place, transports: [Transport; 3], to: To, name: Name<'_>) -> Vec<Fixture> {
-    let (client, vip) = (place.from_client(), place.dial(Svc::Redirect, to));
+    let (client, vip) = (place.client_at(), place.dial(Svc::Redirect, to));
     let (source, backend) = (place.masqueraded(), place.target(place.remote));
     let sent = Step::inbound;
     let steps = passages(transports, [client, vip], [source, backend])
@@ -69,7 +69,7 @@ fn redirect(place: &Place, transports: [Transport; 3], to: To, name: Name<'_>) -
 
 /// Through `lb0`: up the stack, and back from it.
 fn lb0(place: &Place, transports: [Transport; 3], name: Name<'_>) -> Vec<Fixture> {
-    let (client, vip) = (place.from_client(), place.dial(Svc::Stack, To::NodePort));
+    let (client, vip) = (place.client_at(), place.dial(Svc::Stack, To::NodePort));
     let source = SocketAddr::new(place.lb0, SNAT_PORT);
     let backend = place.target(place.local);
     let [there, back, again] = passages(transports, [client, vip], [source, backend]);
@@ -164,7 +164,7 @@ fn pod_to_cluster_ip(place: &Place, opener: Transport, name: Name<'_>) -> Fixtur
 }
 
 fn no_redirect(place: &Place, opener: Transport, name: Name<'_>) -> Fixture {
-    let (client, vip) = (place.from_client(), place.dial(Svc::Redirect, To::NodePort));
+    let (client, vip) = (place.client_at(), place.dial(Svc::Redirect, To::NodePort));
     let source = SocketAddr::new(place.lb0, SNAT_PORT);
     let backend = place.target(place.remote);
     let opener = packet(opener, client, vip);

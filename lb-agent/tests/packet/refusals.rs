@@ -40,11 +40,11 @@ impl Case {
     }
 
     fn opener(&self, dst: SocketAddr) -> Packet {
-        packet(self.transport, self.place.from_client(), dst)
+        packet(self.transport, self.place.client_at(), dst)
     }
 
     fn dropped(&self, what: &str, opener: &Packet, counter: Counter) -> Fixture {
-        Fixture::new(self.name(what), [Step::inbound(opener).is_dropped()]).counts(counter, 1)
+        Fixture::new(self.name(what), [Step::inbound(opener).dropped()]).counts(counter, 1)
     }
 
     fn rejected(&self, what: &str, opener: &Packet, counter: Counter) -> Fixture {
@@ -167,7 +167,7 @@ fn echo_to_a_vip(place: &Place) -> Fixture {
     let vip = SocketAddr::new(place.vip(Svc::Stack), 0);
     let mut message = vec![kind, 0, 0, 0, 0, 7, 0, 1];
     message.extend(b"ping");
-    let echo = packet(Transport::Other(proto), place.from_client(), vip).payload(message);
+    let echo = packet(Transport::Other(proto), place.client_at(), vip).payload(message);
     let quoted = echo.l4() - echo.l3() + 8;
     let answer = error_for(&echo, vip.ip(), unreachable(&echo), quoted);
     Fixture::new(
@@ -181,7 +181,7 @@ fn echo_to_a_vip(place: &Place) -> Fixture {
 /// What opens nothing is not answered: rule 44.
 fn answers_of_nobody(place: &Place) -> Fixture {
     let vip = place.dial(Svc::Empty, To::NodePort);
-    let midway = packet(Transport::Tcp(ACK), place.from_client(), vip);
+    let midway = packet(Transport::Tcp(ACK), place.client_at(), vip);
     Fixture::new(
         format!("refusals/only openers are refused IPv{}", place.family),
         [Step::inbound(&midway)],

@@ -132,7 +132,7 @@ pub fn places() -> [Place; 2] {
 }
 
 impl Place {
-    pub fn from_client(&self) -> SocketAddr {
+    pub fn client_at(&self) -> SocketAddr {
         SocketAddr::new(self.client, CLIENT_PORT)
     }
 

@@ -414,7 +414,7 @@ where
             Side::Inbound if may_open => self.beside(key, side),
             Side::Outbound if self.config.is_snat_port(key.sport) => Wanted::Sound,
             Side::Outbound if may_open => self.nowhere(key, side),
-            _ => Wanted::Untouched,
+            Side::Inbound | Side::Outbound | Side::Lb0 => Wanted::Untouched,
         }
     }
 
