@@ -235,6 +235,7 @@ where
                 "halves that do not match"
             );
         }
+        *self.world.flows.borrow_mut() = now;
         Ok(())
     }
 
