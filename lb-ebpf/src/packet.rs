@@ -34,6 +34,8 @@ const FIB_SOURCE: u32 = 1 << 4;
 const FIB_SUCCESS: i64 = 0;
 /// The route is there, the neighbour is not known yet: redirect_neigh asks for it.
 const FIB_NO_NEIGH: i64 = 7;
+/// The route is there, and this very packet is larger than its device takes: no matter for where the flow goes.
+const FIB_FRAG_NEEDED: i64 = 8;
 /// A struct of 64 bytes.
 const FIB_SIZE: i32 = {
     assert!(size_of::<bpf_fib_lookup>() == 64);
@@ -216,7 +218,8 @@ impl Skb {
             // A kernel that does not know the flag.
             answer = self.ask_route(fib, to, 0);
         }
-        (answer == FIB_SUCCESS || answer == FIB_NO_NEIGH).then(|| (fib.ifindex, A::source(fib)))
+        matches!(answer, FIB_SUCCESS | FIB_NO_NEIGH | FIB_FRAG_NEEDED)
+            .then(|| (fib.ifindex, A::source(fib)))
     }
 
     #[inline(always)]

@@ -18,7 +18,9 @@ pub fn fixtures() -> Vec<Fixture> {
             all.push(
                 last_hop_through_the_stack(&place, transport).named(name("one hop left, stack")),
             );
-            all.push(size(&place, transport).named(name("too big")));
+            all.push(size(&place, transport, 4).named(name("too big")));
+            // A route lookup says of such a packet that it needs to be cut up; the flow is the same.
+            all.push(size(&place, transport, 100).named(name("too big for the route")));
             all.push(just_fits(&place, transport).named(name("just fits")));
             all.push(limited(&place, transport).named(name("limited")));
         }
@@ -94,8 +96,8 @@ fn sized(packet: Packet, bytes: u32) -> Packet {
     bare.payload(vec![0x5a; room])
 }
 
-fn size(place: &Place, transport: Transport) -> Fixture {
-    let opener = sized(redirected(place, transport, Svc::Narrow), NARROW_MTU + 4);
+fn size(place: &Place, transport: Transport, over: u32) -> Fixture {
+    let opener = sized(redirected(place, transport, Svc::Narrow), NARROW_MTU + over);
     let kind = if place.family == 4 {
         (3, 4, NARROW_MTU)
     } else {
