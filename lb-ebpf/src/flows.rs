@@ -127,7 +127,12 @@ macro_rules! flow_tables {
             fn find(&self, draft: &mut Draft<$addr>) -> Option<bool> {
                 let (at, is_embryo) = match $flows.get_ptr(&draft.key) {
                     Some(at) => (at, false),
-                    None => ($embryos.get_ptr(&draft.key)?, true),
+                    None => match $embryos.get_ptr(&draft.key) {
+                        Some(at) => (at, true),
+                        // It may have grown up between the two looks: it is put among the established
+                        // before it leaves the embryos. Untranslated, its packet would be answered with RST.
+                        None => ($flows.get_ptr(&draft.key)?, false),
+                    },
                 };
                 // SAFETY: from a map's value that is valid until the program ends to another map's. An entry
                 // recycled meanwhile is another flow's; its packets would be answered with RST, as after any
@@ -138,9 +143,11 @@ macro_rules! flow_tables {
 
             #[inline(always)]
             fn note(&self, key: &FlowKey<$addr>, flags: FlowFlags, seen_s: u32) -> bool {
+                // Thrice, as in `find`.
                 let at = $flows
                     .get_ptr_mut(key)
-                    .or_else(|| $embryos.get_ptr_mut(key));
+                    .or_else(|| $embryos.get_ptr_mut(key))
+                    .or_else(|| $flows.get_ptr_mut(key));
                 let Some(at) = at else {
                     return false;
                 };
