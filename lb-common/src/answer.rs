@@ -1,15 +1,17 @@
 //! What is sent back for a packet that goes no further: RST, or an ICMP error that quotes it.
 
 use crate::{
-    net::{Addr4, Addr6, Address, BePort, Proto},
-    parse::{Bytes, ICMP, ICMP6},
-    rewrite::add,
+    net::{Addr4, Addr6, BePort, Proto},
+    parse::{Bytes, ICMP6, Parse},
+    rewrite::{Frame, add},
 };
 
 /// Hops of what this node sends.
 pub const HOPS: u8 = 64;
 /// Bytes of a TCP header without options.
 pub const TCP_HEADER: u32 = 20;
+/// Bytes of an ICMP header.
+pub const ICMP_HEADER: u32 = 8;
 const RST_ACK: u8 = 0x14;
 /// The longest network header with what is quoted of its payload, in words of four bytes.
 const MAX_QUOTED_WORDS: u32 = 40;
@@ -104,33 +106,47 @@ fn sum_of<const N: usize>(bytes: &[u8; N]) -> u32 {
 }
 
 /// A family's headers of answers.
-pub trait Answer: Address {
-    /// Bytes of the network header and that of ICMP.
-    const ICMP_ROOM: u32;
+pub trait Answer: Parse {
+    /// Bytes of the network header.
+    const HEADER: u32;
 
     /// Sum of the pseudo header.
     fn pseudo_sum(src: &Self, dst: &Self, proto: Proto, len: u32) -> u32;
-    /// Writes the network header and that of ICMP in front of `len` quoted bytes whose sum is `quoted`; false beyond
-    /// the end.
-    fn put_icmp(
-        frame: &impl crate::rewrite::Frame,
+    /// The family's ICMP header, without its checksum.
+    fn icmp(error: Error) -> [u8; ICMP_HEADER as usize];
+    /// What ICMP's checksum covers beside the message of `len` bytes.
+    fn icmp_pseudo_sum(src: &Self, dst: &Self, len: u32) -> u32;
+    /// Writes a network header without options, with `payload` bytes behind it; false beyond the end.
+    fn put_header(
+        frame: &impl Frame,
         l3: u32,
         from_to: (&Self, &Self),
-        error: Error,
-        len: u32,
-        quoted: u32,
-    ) -> bool;
-    /// Makes the network header that of an answer with `payload` bytes behind it; false beyond the end.
-    fn turn_header(
-        frame: &impl crate::rewrite::Frame,
-        l3: u32,
-        from_to: (&Self, &Self),
-        length: u32,
+        proto: Proto,
+        payload: u32,
     ) -> bool;
 }
 
+/// Writes the network header and that of ICMP in front of `len` quoted bytes whose sum is `quoted`; false beyond the
+/// end.
+#[inline(always)]
+pub fn put_icmp<A: Answer>(
+    frame: &impl Frame,
+    l3: u32,
+    (src, dst): (&A, &A),
+    error: Error,
+    len: u32,
+    quoted: u32,
+) -> bool {
+    let payload = ICMP_HEADER + len;
+    let mut icmp = A::icmp(error);
+    let covered = add(A::icmp_pseudo_sum(src, dst, payload), quoted);
+    let [c0, c1] = finish(add(sum_of(&icmp), covered)).to_ne_bytes();
+    (icmp[2], icmp[3]) = (c0, c1);
+    A::put_header(frame, l3, (src, dst), A::ICMP, payload) && frame.store(l3 + A::HEADER, &icmp)
+}
+
 impl Answer for Addr4 {
-    const ICMP_ROOM: u32 = 28;
+    const HEADER: u32 = 20;
 
     #[inline(always)]
     fn pseudo_sum(src: &Self, dst: &Self, proto: Proto, len: u32) -> u32 {
@@ -140,60 +156,43 @@ impl Answer for Addr4 {
     }
 
     #[inline(always)]
-    fn put_icmp(
-        frame: &impl crate::rewrite::Frame,
-        l3: u32,
-        (src, dst): (&Self, &Self),
-        error: Error,
-        len: u32,
-        quoted: u32,
-    ) -> bool {
+    fn icmp(error: Error) -> [u8; ICMP_HEADER as usize] {
         let (kind, code, mtu) = match error {
             Error::PortUnreachable => (3, 3, 0),
             Error::HopsExceeded => (11, 0, 0),
             Error::TooBig { mtu } => (3, 4, mtu),
         };
         let [_, _, m0, m1] = mtu.to_be_bytes();
-        let mut icmp = [kind, code, 0, 0, 0, 0, m0, m1];
-        let [c0, c1] = finish(add(sum_of(&icmp), quoted)).to_ne_bytes();
-        (icmp[2], icmp[3]) = (c0, c1);
-        put_header4(frame, l3, (src, dst), ICMP, 28 + len) && frame.store(l3 + 20, &icmp)
+        [kind, code, 0, 0, 0, 0, m0, m1]
     }
 
     #[inline(always)]
-    fn turn_header(
-        frame: &impl crate::rewrite::Frame,
+    fn icmp_pseudo_sum(_src: &Self, _dst: &Self, _len: u32) -> u32 {
+        0
+    }
+
+    #[inline(always)]
+    fn put_header(
+        frame: &impl Frame,
         l3: u32,
-        from_to: (&Self, &Self),
-        length: u32,
+        (src, dst): (&Self, &Self),
+        proto: Proto,
+        payload: u32,
     ) -> bool {
-        put_header4(frame, l3, from_to, Proto::TCP, length)
+        let [_, _, t0, t1] = (Self::HEADER + payload).to_be_bytes();
+        let (s, d) = (src.ip4, dst.ip4);
+        let mut header = [
+            0x45, 0, t0, t1, 0, 0, 0x40, 0, HOPS, proto.0, 0, 0, s[0], s[1], s[2], s[3], d[0],
+            d[1], d[2], d[3],
+        ];
+        let [c0, c1] = finish(sum_of(&header)).to_ne_bytes();
+        (header[10], header[11]) = (c0, c1);
+        frame.store(l3, &header)
     }
 }
 
-/// Writes an IPv4 header without options.
-#[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "a packet's length")]
-fn put_header4(
-    frame: &impl crate::rewrite::Frame,
-    l3: u32,
-    (src, dst): (&Addr4, &Addr4),
-    proto: Proto,
-    length: u32,
-) -> bool {
-    let [t0, t1] = (length as u16).to_be_bytes();
-    let (s, d) = (src.ip4, dst.ip4);
-    let mut header = [
-        0x45, 0, t0, t1, 0, 0, 0x40, 0, HOPS, proto.0, 0, 0, s[0], s[1], s[2], s[3], d[0], d[1],
-        d[2], d[3],
-    ];
-    let [c0, c1] = finish(sum_of(&header)).to_ne_bytes();
-    (header[10], header[11]) = (c0, c1);
-    frame.store(l3, &header)
-}
-
 impl Answer for Addr6 {
-    const ICMP_ROOM: u32 = 48;
+    const HEADER: u32 = 40;
 
     #[inline(always)]
     fn pseudo_sum(src: &Self, dst: &Self, proto: Proto, len: u32) -> u32 {
@@ -207,52 +206,34 @@ impl Answer for Addr6 {
     }
 
     #[inline(always)]
-    fn put_icmp(
-        frame: &impl crate::rewrite::Frame,
-        l3: u32,
-        (src, dst): (&Self, &Self),
-        error: Error,
-        len: u32,
-        quoted: u32,
-    ) -> bool {
+    fn icmp(error: Error) -> [u8; ICMP_HEADER as usize] {
         let (kind, code, mtu) = match error {
             Error::PortUnreachable => (1, 4, 0),
             Error::HopsExceeded => (3, 0, 0),
             Error::TooBig { mtu } => (2, 0, mtu),
         };
         let [m0, m1, m2, m3] = mtu.to_be_bytes();
-        let mut icmp = [kind, code, 0, 0, m0, m1, m2, m3];
-        let pseudo = Self::pseudo_sum(src, dst, ICMP6, 8 + len);
-        let [c0, c1] = finish(add(add(sum_of(&icmp), pseudo), quoted)).to_ne_bytes();
-        (icmp[2], icmp[3]) = (c0, c1);
-        put_header6(frame, l3, (src, dst), ICMP6, 8 + len) && frame.store(l3 + 40, &icmp)
+        [kind, code, 0, 0, m0, m1, m2, m3]
     }
 
     #[inline(always)]
-    fn turn_header(
-        frame: &impl crate::rewrite::Frame,
-        l3: u32,
-        from_to: (&Self, &Self),
-        length: u32,
-    ) -> bool {
-        put_header6(frame, l3, from_to, Proto::TCP, length - 40)
+    fn icmp_pseudo_sum(src: &Self, dst: &Self, len: u32) -> u32 {
+        Self::pseudo_sum(src, dst, ICMP6, len)
     }
-}
 
-/// Writes an IPv6 header.
-#[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "a packet's length")]
-fn put_header6(
-    frame: &impl crate::rewrite::Frame,
-    l3: u32,
-    (src, dst): (&Addr6, &Addr6),
-    proto: Proto,
-    payload: u32,
-) -> bool {
-    let [p0, p1] = (payload as u16).to_be_bytes();
-    frame.store(l3, &[0x60, 0, 0, 0, p0, p1, proto.0, HOPS])
-        && frame.store(l3 + 8, &src.ip6)
-        && frame.store(l3 + 24, &dst.ip6)
+    #[inline(always)]
+    fn put_header(
+        frame: &impl Frame,
+        l3: u32,
+        (src, dst): (&Self, &Self),
+        proto: Proto,
+        payload: u32,
+    ) -> bool {
+        let [_, _, p0, p1] = payload.to_be_bytes();
+        frame.store(l3, &[0x60, 0, 0, 0, p0, p1, proto.0, HOPS])
+            && frame.store(l3 + 8, &src.ip6)
+            && frame.store(l3 + 24, &dst.ip6)
+    }
 }
 
 /// What a RST for a SYN depends on.

@@ -1,7 +1,7 @@
 //! Answers to packets that go no further: made out of the packet itself, and sent back.
 
 use lb_common::{
-    answer::{Error, Quote, TCP_HEADER, quoted_sum, refused_syn, rst},
+    answer::{Error, ICMP_HEADER, Quote, TCP_HEADER, put_icmp, quoted_sum, refused_syn, rst},
     config::Config,
     nat::{Draft, Network, Route},
     net::Proto,
@@ -58,9 +58,8 @@ where
         return SHOT;
     };
     let header = &draft.header;
-    let base = A::ICMP_ROOM - 8;
     // Options and extension headers are not carried back: the SYN goes unanswered.
-    if header.l4 != header.l3 + base || is_limited() {
+    if header.l4 != header.l3 + A::HEADER || is_limited() {
         return SHOT;
     }
     let Some(syn) = refused_syn(skb, header.l3, header.l4, header.total) else {
@@ -73,11 +72,12 @@ where
     let pseudo = A::pseudo_sum(&header.dst, &header.src, Proto::TCP, TCP_HEADER);
     let tcp = rst(draft.key.dport, draft.key.sport, syn, pseudo, is_partial);
     let is_written = skb.store(header.l4, &tcp)
-        && A::turn_header(
+        && A::put_header(
             skb,
             header.l3,
             (&header.dst, &header.src),
-            base + TCP_HEADER,
+            Proto::TCP,
+            TCP_HEADER,
         );
     if !is_written {
         return SHOT;
@@ -120,8 +120,8 @@ where
         // Whoever forwards says so by an address of its own.
         Error::HopsExceeded | Error::TooBig { .. } => own_address(skb, draft),
     };
-    let is_written = skb.make_room(A::ICMP_ROOM)
-        && A::put_icmp(skb, header.l3, (&from, &header.src), error, quoted, sum);
+    let is_written = skb.make_room(A::HEADER + ICMP_HEADER)
+        && put_icmp(skb, header.l3, (&from, &header.src), error, quoted, sum);
     if !is_written {
         return SHOT;
     }

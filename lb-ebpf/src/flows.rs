@@ -85,17 +85,31 @@ unsafe fn write_state<A: Address>(at: *mut FlowVal<A>, flags: FlowFlags, seen_s:
 }
 
 macro_rules! flow_tables {
-    ($addr:ty, $flows:ident, $embryos:ident, $fragments:ident, $draft:ident) => {
+    ($addr:ty, $look:ident, $flows:ident, $embryos:ident, $fragments:ident, $draft:ident) => {
+        /// Where a half is, and whether among the embryos. A flow that grows up is put among the established before it
+        /// leaves the embryos: who finds it in neither looks at the first again. Missed, its packet would go on
+        /// untranslated and be answered with RST, and its tuple would be given away.
+        #[inline(always)]
+        fn $look(key: &FlowKey<$addr>) -> Option<(*mut FlowVal<$addr>, bool)> {
+            if let Some(at) = $flows.get_ptr_mut(key) {
+                return Some((at, false));
+            }
+            match $embryos.get_ptr_mut(key) {
+                Some(at) => Some((at, true)),
+                None => $flows.get_ptr_mut(key).map(|at| (at, false)),
+            }
+        }
+
         impl Flows<$addr> for Kernel {
             #[inline(always)]
             fn flow(&self, key: &FlowKey<$addr>) -> Option<FlowVal<$addr>> {
                 // SAFETY: copied at once; see `find`.
-                unsafe { $flows.get(key).or_else(|| $embryos.get(key)) }.copied()
+                $look(key).map(|(at, _)| unsafe { at.read() })
             }
 
             #[inline(always)]
             fn is_flow(&self, key: &FlowKey<$addr>) -> bool {
-                $flows.get_ptr(key).is_some() || $embryos.get_ptr(key).is_some()
+                $look(key).is_some()
             }
 
             #[inline(always)]
@@ -125,15 +139,7 @@ macro_rules! flow_tables {
 
             #[inline(always)]
             fn find(&self, draft: &mut Draft<$addr>) -> Option<bool> {
-                let (at, is_embryo) = match $flows.get_ptr(&draft.key) {
-                    Some(at) => (at, false),
-                    None => match $embryos.get_ptr(&draft.key) {
-                        Some(at) => (at, true),
-                        // It may have grown up between the two looks: it is put among the established
-                        // before it leaves the embryos. Untranslated, its packet would be answered with RST.
-                        None => ($flows.get_ptr(&draft.key)?, false),
-                    },
-                };
+                let (at, is_embryo) = $look(&draft.key)?;
                 // SAFETY: from a map's value that is valid until the program ends to another map's. An entry
                 // recycled meanwhile is another flow's; its packets would be answered with RST, as after any
                 // loss of state. Not by assignment, which would go through the stack.
@@ -143,12 +149,7 @@ macro_rules! flow_tables {
 
             #[inline(always)]
             fn note(&self, key: &FlowKey<$addr>, flags: FlowFlags, seen_s: u32) -> bool {
-                // Thrice, as in `find`.
-                let at = $flows
-                    .get_ptr_mut(key)
-                    .or_else(|| $embryos.get_ptr_mut(key))
-                    .or_else(|| $flows.get_ptr_mut(key));
-                let Some(at) = at else {
+                let Some((at, _)) = $look(key) else {
                     return false;
                 };
                 // SAFETY: the map's value, valid until the program ends.
@@ -186,5 +187,19 @@ macro_rules! flow_tables {
     };
 }
 
-flow_tables!(Addr4, LB4_FLOWS, LB4_EMBRYOS, LB4_FRAGMENTS, LB4_DRAFT);
-flow_tables!(Addr6, LB6_FLOWS, LB6_EMBRYOS, LB6_FRAGMENTS, LB6_DRAFT);
+flow_tables!(
+    Addr4,
+    look4,
+    LB4_FLOWS,
+    LB4_EMBRYOS,
+    LB4_FRAGMENTS,
+    LB4_DRAFT
+);
+flow_tables!(
+    Addr6,
+    look6,
+    LB6_FLOWS,
+    LB6_EMBRYOS,
+    LB6_FRAGMENTS,
+    LB6_DRAFT
+);

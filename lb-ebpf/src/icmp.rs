@@ -1,6 +1,7 @@
 //! ICMP: errors about translated packets, and echo to a VIP.
 
 use lb_common::{
+    answer::ICMP_HEADER,
     config::{Config, FamilyConfig},
     flow::{FlowFlags, FlowKey},
     nat::Draft,
@@ -18,9 +19,6 @@ use crate::{
     packet::Skb,
     tc_lb::{Family, NEXT, SHOT, Side, at_hand, concerns, is_met, leave, to_lb0},
 };
-
-/// Bytes of an ICMP header.
-const HEADER: u32 = 8;
 
 /// Is it an error, which quotes a packet?
 #[inline(always)]
@@ -71,7 +69,7 @@ where
 /// Reads what the error quotes into `draft.quoted`, and the half of the flow that it travels with into `draft.key`.
 #[inline(never)]
 fn read_quoted<A: Family>(skb: &Skb, draft: &mut Draft<A>) -> bool {
-    let Some(inner) = A::header(skb, draft.header.l4 + HEADER) else {
+    let Some(inner) = A::header(skb, draft.header.l4 + ICMP_HEADER) else {
         return false;
     };
     if inner.place == Place::LATER || !matches!(inner.proto, Proto::TCP | Proto::UDP | Proto::SCTP)

@@ -10,6 +10,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use lb_common::{
+    decide::Chance,
     net::{Addr4, Addr6, Address, BePort},
     socket::SocketVal,
 };
@@ -238,6 +239,21 @@ pub fn now_s() -> u32 {
 pub fn random() -> u32 {
     // SAFETY: the helper takes nothing.
     unsafe { helpers::bpf_get_prandom_u32() }
+}
+
+/// The kernel's clock and dice.
+pub struct KernelChance;
+
+impl Chance for KernelChance {
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        now_ns()
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        random()
+    }
 }
 
 /// Process id of the caller, in the init pid namespace.

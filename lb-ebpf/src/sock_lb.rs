@@ -5,7 +5,7 @@
 
 use lb_common::{
     datagram,
-    decide::{Caller, Chance, Decision, Dial, Dnat, decide},
+    decide::{Caller, Decision, Dial, Dnat, decide},
     event::EventKind,
     frontend::Class,
     id::ServiceId,
@@ -20,7 +20,7 @@ use crate::{
     count::{About, count, report},
     maps::{Kernel, Place, forget_session, is_host_netns, remove_bound},
     sock::Sock,
-    sock_addr::{SockAddr, Transport, now_ns, random, set_errno},
+    sock_addr::{KernelChance, SockAddr, Transport, now_ns, set_errno},
 };
 
 const ALLOW: i32 = 1;
@@ -51,21 +51,6 @@ impl<A: Family> Caller<A> for SocketCaller<'_, '_> {
     #[inline(always)]
     fn addr(&self) -> Option<A> {
         A::bound(self.sock)
-    }
-}
-
-/// The kernel's clock and dice.
-struct KernelChance;
-
-impl Chance for KernelChance {
-    #[inline(always)]
-    fn now_ns(&self) -> u64 {
-        now_ns()
-    }
-
-    #[inline(always)]
-    fn random(&self) -> u32 {
-        random()
     }
 }
 

@@ -6,9 +6,9 @@
 use lb_common::{
     answer::{Answer as Answers, Error},
     config::{Config, FamilyConfig},
-    decide::{Chance, Dial, Lookup, lookup},
+    decide::{Dial, Lookup, lookup},
     device::{DeviceVal, MasqAddr},
-    flow::{FlowFlags, FlowKey},
+    flow::{FlowFlags, FlowKey, FlowVal},
     fragment::{FragmentKey, FragmentVal},
     frontend::Class,
     nat::{DYNAMIC_HI, DYNAMIC_LO, Draft, Flows as _, Network, Opening, Route, Sender, stands},
@@ -28,7 +28,7 @@ use crate::{
     icmp::is_error,
     maps::{Kernel, config, device, has_port, is_bound},
     packet::{Routed, Skb},
-    sock_addr::{now_ns, now_s, random},
+    sock_addr::{KernelChance, now_s},
     stages::Stages,
 };
 
@@ -69,21 +69,6 @@ impl Side {
             1 => Self::Outbound,
             _ => Self::Lb0,
         }
-    }
-}
-
-/// The kernel's clock and dice.
-struct KernelChance;
-
-impl Chance for KernelChance {
-    #[inline(always)]
-    fn now_ns(&self) -> u64 {
-        now_ns()
-    }
-
-    #[inline(always)]
-    fn random(&self) -> u32 {
-        random()
     }
 }
 
@@ -134,11 +119,7 @@ pub fn ingress(skb: &Skb) -> i32 {
     if skb.has_vlan_tag() {
         return NEXT;
     }
-    match skb.protocol() {
-        IPV4 => work::<Addr4>(skb, Side::Inbound),
-        IPV6 => work::<Addr6>(skb, Side::Inbound),
-        _ => NEXT,
-    }
+    by_family(skb, Side::Inbound)
 }
 
 #[inline(always)]
@@ -151,18 +132,19 @@ pub fn egress(skb: &Skb) -> i32 {
         skb.set_mark(mark & !config.mark);
         return NEXT;
     }
-    match skb.protocol() {
-        IPV4 => work::<Addr4>(skb, Side::Outbound),
-        IPV6 => work::<Addr6>(skb, Side::Outbound),
-        _ => NEXT,
-    }
+    by_family(skb, Side::Outbound)
 }
 
 #[inline(always)]
 pub fn lb0_egress(skb: &Skb) -> i32 {
+    by_family(skb, Side::Lb0)
+}
+
+#[inline(always)]
+fn by_family(skb: &Skb, side: Side) -> i32 {
     match skb.protocol() {
-        IPV4 => work::<Addr4>(skb, Side::Lb0),
-        IPV6 => work::<Addr6>(skb, Side::Lb0),
+        IPV4 => work::<Addr4>(skb, side),
+        IPV6 => work::<Addr6>(skb, side),
         _ => NEXT,
     }
 }
@@ -456,9 +438,7 @@ where
         return NEXT;
     }
     if flow.flags.is_closing() {
-        draft.quoted = flow.other_key(draft.key.proto);
-        Kernel.forget(&draft.quoted);
-        Kernel.forget(&draft.answers);
+        end_other(draft, &flow);
         return NEXT;
     }
     let opening = opening(skb, config);
@@ -468,6 +448,17 @@ where
     }
     count_packet(Counter::PortChanged);
     A::send(skb)
+}
+
+/// Forgets the flow that the answers at hand are of.
+#[inline(always)]
+fn end_other<A: Family>(draft: &mut Draft<A>, flow: &FlowVal<A>)
+where
+    Kernel: FlowTables<A>,
+{
+    draft.quoted = flow.other_key(draft.key.proto);
+    Kernel.forget(&draft.quoted);
+    Kernel.forget(&draft.answers);
 }
 
 /// A packet of the host, or one that a CNI masqueraded, that leaves with the tuple of a masqueraded flow of ours: its
@@ -497,9 +488,7 @@ where
         }
     } else if !flow.flags.has(FlowFlags::ESTABLISHED) {
         // A connection that is older than ours: ours tries again, from another port.
-        draft.quoted = flow.other_key(draft.key.proto);
-        Kernel.forget(&draft.quoted);
-        Kernel.forget(&draft.answers);
+        end_other(draft, &flow);
         return NEXT;
     }
     count_packet(Counter::NoSnatPort);

@@ -126,11 +126,14 @@ impl Plane {
         loader.override_global("HOST_NETNS", &host_netns, true);
         set_up(&mut loader);
         let mut ebpf = loader.load(OBJECT).map_err(refused)?;
-        let usual = PACKET_PROGRAMS.iter().filter(|(name, _)| !is_rare(name));
-        for (name, _) in PROGRAMS.iter().chain(usual) {
+        for (name, _) in PROGRAMS {
             load_program(&mut ebpf, name)?;
         }
-        Ok(Self { ebpf })
+        let mut plane = Self { ebpf };
+        for (name, _) in PACKET_PROGRAMS.iter().filter(|(name, _)| !is_rare(name)) {
+            plane.load_packet_program(name)?;
+        }
+        Ok(plane)
     }
 }
 
@@ -190,8 +193,6 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
         .program_mut(name)
         .ok_or_else(|| broken("not in the object".into()))?;
     let loaded = if let Program::CgroupSockAddr(p) = program {
-        p.load()
-    } else if let Program::SchedClassifier(p) = program {
         p.load()
     } else if let Program::CgroupSock(p) = program {
         p.load()

@@ -17,12 +17,11 @@ use libtest_mimic::Trial;
 use nix::errno::Errno;
 use serde_json::Value;
 use std::os::fd::AsFd;
-use xtask::lab::manifest::{Document, slices};
 use xtask::lab::traffic::Dial;
 use xtask::lab::{Agent, Lab, Node, Place, Task};
 
 use crate::harness::{SOON, case, errno, eventually, servers, soon_who, who};
-use crate::nodeport::{answers, service, web};
+use crate::nodeport::{answers, publish, web};
 
 pub fn trials() -> Vec<Trial> {
     let case = |name, test: fn(&Lab) -> Result<()>| case("devices", name, test);
@@ -84,13 +83,7 @@ fn remote_backend(lab: &Lab) -> Result<()> {
     let node = lab.node("node-a")?;
     let other = lab.node("node-b")?;
     let server = servers(&other, ["web"], 8080)?;
-    let listed = slices("ns/web")
-        .port("tcp", "TCP", 8080)
-        .port("udp", "UDP", 8080);
-    node.publish::<Document>(
-        "web",
-        [service().into(), listed.endpoint(&server[0].pod).into()],
-    )?;
+    publish(&node, &server)?;
     let outside = lab.outside("outside")?;
     let _agent = node.agent(&[])?;
     for address in node.host.addresses {
@@ -248,13 +241,7 @@ fn two_agents(lab: &Lab) -> Result<()> {
     let web = web(lab)?;
     let other = lab.node("node-b")?;
     let server = servers(&other, ["web"], 8080)?;
-    let listed = slices("ns/web")
-        .port("tcp", "TCP", 8080)
-        .port("udp", "UDP", 8080);
-    other.publish::<Document>(
-        "web",
-        [service().into(), listed.endpoint(&server[0].pod).into()],
-    )?;
+    publish(&other, &server)?;
     let outside = lab.outside("outside")?;
     let mut agent = web.node.agent(&[])?;
     let beside = other.agent(&[])?;

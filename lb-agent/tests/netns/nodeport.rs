@@ -64,17 +64,22 @@ pub fn service() -> ServiceManifest {
         .node_port(30080)
 }
 
-pub fn web(lab: &Lab) -> Result<Web> {
-    let node = lab.node("node-a")?;
-    let client = node.pod("client")?;
-    let server = servers(&node, ["web"], 8080)?;
+/// Publishes [`service`] on `node`, with `server` as its one backend.
+pub fn publish(node: &Node, server: &[Server; 1]) -> Result<()> {
     let listed = slices("ns/web")
         .port("tcp", "TCP", 8080)
         .port("udp", "UDP", 8080);
     node.publish::<Document>(
         "web",
         [service().into(), listed.endpoint(&server[0].pod).into()],
-    )?;
+    )
+}
+
+pub fn web(lab: &Lab) -> Result<Web> {
+    let node = lab.node("node-a")?;
+    let client = node.pod("client")?;
+    let server = servers(&node, ["web"], 8080)?;
+    publish(&node, &server)?;
     Ok(Web {
         node,
         client,
