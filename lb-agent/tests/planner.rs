@@ -44,6 +44,7 @@ fn kinds(ops: &[Op<Addr4>]) -> Vec<&'static str> {
         Op::DelService(_) => "DelService",
         Op::PutFrontend(..) => "PutFrontend",
         Op::DelFrontend(_) => "DelFrontend",
+        Op::AwaitReaders => "AwaitReaders",
     };
     let mut kinds: Vec<_> = ops.iter().map(kind).collect();
     kinds.dedup();
@@ -212,6 +213,7 @@ fn a_change_of_one_port_leaves_the_others_alone() {
     assert!(plan.ops.iter().all(is_ours), "{:?}", plan.ops);
 }
 
+/// Who read the frontend before finds the old port's lists until it has ended.
 #[test]
 fn a_renamed_port_never_stops_answering() {
     let mut world = world();
@@ -224,6 +226,7 @@ fn a_renamed_port_never_stops_answering() {
         "PutName",
         "PutService",
         "PutFrontend",
+        "AwaitReaders",
         "DelService",
         "DelName",
     ];
@@ -703,6 +706,23 @@ fn an_address_passes_to_another_proxy_and_back_without_a_gap() {
         key("shop/web"),
     )));
     assert_eq!(world.dump(), ours);
+}
+
+#[test]
+fn the_ports_of_an_address_are_written_before_the_address_as_such() {
+    let mut world = world();
+    tell(
+        &mut world,
+        Object::Service(svc("shop/web", &["172.30.0.1"])),
+    );
+    let written = planned(&mut world, "shop/web").ops.into_iter();
+    let ports: Vec<u16> = written
+        .filter_map(|op| match op {
+            Op::PutFrontend(key, _) => Some(key.port.host()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ports, [80, 0]);
 }
 
 #[test]

@@ -168,7 +168,20 @@ pub fn lookup<A: Address, T: Tables<A>>(
     }
     match tables.service_range(&dial.addr) {
         None => Lookup::Pass,
-        Some(flags) => unknown_port(tables, dial, flags),
+        Some(flags) => match unknown_port(tables, dial, flags) {
+            Lookup::Refuse(Reason::UnknownPort) => came_late(tables, dial),
+            other => other,
+        },
+    }
+}
+
+/// An address that has no such port. Its ports are written before the address as such: whoever has seen
+/// this one and looks again sees them.
+#[inline(always)]
+fn came_late<A: Address, T: Tables<A>>(tables: &T, dial: &Dial<A>) -> Lookup {
+    match tables.frontend(&FrontendKey::new(dial.addr, dial.port, dial.proto)) {
+        Some(frontend) => Lookup::Found(frontend),
+        None => Lookup::Refuse(Reason::UnknownPort),
     }
 }
 

@@ -47,6 +47,12 @@ impl<A: Address> FrontendKey<A> {
     pub const fn any_port(vip: A) -> Self {
         Self::new(vip, BePort::new(0), Proto::ANY)
     }
+
+    /// Is it an [`Self::any_port`]?
+    #[inline(always)]
+    pub fn is_any_port(&self) -> bool {
+        self.proto == Proto::ANY
+    }
 }
 
 /// Kind of a frontend; unknown values are kept as they are.

@@ -213,6 +213,18 @@ fn a_destination_that_is_no_services_costs_one_hash_lookup() {
     assert_eq!(tables.frontend_reads.get(), 1);
 }
 
+/// The agent writes an address's ports before the address as such: whoever sees this one can see those.
+#[test]
+fn a_port_that_came_between_two_reads_is_found() {
+    let mut tables = tables();
+    tables
+        .frontends
+        .insert(FrontendKey::any_port(v4(VIP)), FrontendVal::any_port());
+    tables.range = Some((v4("172.30.0.0"), v4("172.30.0.255"), OWNED));
+    tables.early_reads.set(1);
+    assert_eq!(to_vip(&tables, &pod(), &dice(0)), "10.0.0.1:8080");
+}
+
 #[test]
 fn ipv6_is_looked_up_in_its_own_right() {
     let mut tables = Vecs::<Addr6>::serving(v6("fd30::1"), &[v6("fd10::1")], 0);

@@ -10,7 +10,7 @@ use std::{
 
 use lb_common::{
     config::Config,
-    frontend::{FrontendKey, FrontendVal},
+    frontend::{FrontendKey, FrontendVal, Kind},
     id::{BackendId, ServiceId},
     list::{List, ListRange},
     map_table,
@@ -45,6 +45,8 @@ struct Resting {
     slots: BTreeSet<u32>,
     backends: BTreeSet<BackendId>,
     services: BTreeSet<ServiceId>,
+    /// Readers may have found them behind an address that now is somebody else's.
+    handed_over: BTreeSet<ServiceId>,
 }
 
 impl<A: Family> FakeMaps<A> {
@@ -221,7 +223,18 @@ impl<A: Family> FakeMaps<A> {
                 format!("{key:?} asks for source ranges, and the service has none")
             });
         }
-        self.content.frontends.insert(key, val);
+        let held = self.content.frontends.insert(key, val);
+        if let Some(held) = held.filter(|held| held.service != val.service) {
+            self.resting.handed_over.insert(held.service);
+        }
+    }
+
+    fn del_frontend(&mut self, key: &FrontendKey<A>) {
+        let held = self.content.frontends.remove(key);
+        let whole = self.content.frontends.get(&FrontendKey::any_port(key.vip));
+        if whole.is_some_and(|whole| whole.kind == Kind::FOREIGN) {
+            (self.resting.handed_over).extend(held.map(|held| held.service));
+        }
     }
 
     fn list_of(&self, service: ServiceId, list: List) -> Vec<Slot<A>> {
@@ -285,7 +298,11 @@ impl<A: Family> FakeMaps<A> {
                     .saturating_sub(1);
                 self.within(A::MAPS.slots, base.saturating_add(last), caps.slots)
             }
-            Op::DelName(_) | Op::DelSource(..) | Op::DelService(_) | Op::DelFrontend(_) => Ok(()),
+            Op::DelName(_)
+            | Op::DelSource(..)
+            | Op::DelService(_)
+            | Op::DelFrontend(_)
+            | Op::AwaitReaders => Ok(()),
         }
     }
 }
@@ -328,13 +345,16 @@ impl<A: Family> LbMaps<A> for FakeMaps<A> {
                 self.expect(!points, || {
                     format!("{id:?} goes while a frontend points at it")
                 });
+                let is_read = self.resting.handed_over.contains(id);
+                self.expect(!is_read, || {
+                    format!("{id:?} goes while readers of an address that goes on may use it")
+                });
                 let was = self.content.services.remove(id);
                 self.rest_slots(was, [ListRange::default(); 2]);
             }
             Op::PutFrontend(key, val) => self.put_frontend(*key, *val),
-            Op::DelFrontend(key) => {
-                self.content.frontends.remove(key);
-            }
+            Op::DelFrontend(key) => self.del_frontend(key),
+            Op::AwaitReaders => self.resting = Resting::default(),
         }
         Ok(())
     }

@@ -292,6 +292,7 @@ impl<A: Family> LbMaps<A> for KernelMaps<A> {
             Op::DelFrontend(key) => self
                 .frontends
                 .delete(&A::FrontendKey::from(*key), || format!("{key:?}")),
+            Op::AwaitReaders => self.wait_for_readers(),
         }
     }
 

@@ -64,6 +64,8 @@ pub enum Op<A: Address> {
     PutFrontend(FrontendKey<A>, FrontendVal),
     /// Makes an address stop answering.
     DelFrontend(FrontendKey<A>),
+    /// Waits as [`LbMaps::wait_for_readers`] does: what answered before points at what goes next.
+    AwaitReaders,
 }
 
 /// Sizes of the maps of one family, in entries.

@@ -86,6 +86,7 @@ impl<A: Family> Planner<A> {
         let mirror = &self.mirror;
         let is_known = |id: &ServiceId| self.by_id.contains_key(id);
         let mut phases = Phases::new();
+        phases.hands_over = true;
         // Those of a known service are its plan's to keep or remove, and some are being removed already.
         let frontends = (mirror.frontends.iter()).filter(|(key, val)| {
             if val.kind.is_any_port() && !val.service.is_some() {

@@ -64,6 +64,7 @@ impl<A: Family> Planner<A> {
         (phases.answer).extend(frontends.wanted.map_to(|key, v| Op::PutFrontend(*key, *v)));
         (phases.unanswer).extend(frontends.extra.iter().map(|key| Op::DelFrontend(**key)));
 
+        phases.hands_over = true;
         Drift {
             ops: phases.in_order(),
             entries,

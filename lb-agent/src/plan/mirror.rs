@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
-    frontend::{FrontendKey, FrontendVal},
+    frontend::{FrontendKey, FrontendVal, Kind},
     id::{BackendId, ServiceId},
     name::ServiceName,
     net::BePort,
@@ -51,6 +51,12 @@ impl<A: Family> Mirror<A> {
             addr: A::UNSPECIFIED,
         };
         (self.sources.range((first, 0)..)).take_while(move |(key, _)| key.service == service)
+    }
+
+    /// Does the address as such belong to another proxy?
+    pub(super) fn is_foreign(&self, vip: &A) -> bool {
+        let whole = self.frontends.get(&FrontendKey::any_port(*vip));
+        whole.is_some_and(|whole| whole.kind == Kind::FOREIGN)
     }
 
     /// The generation that a backend id gets with its next owner: never 0, never the last one.

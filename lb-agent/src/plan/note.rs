@@ -1,13 +1,13 @@
 //! What an op that succeeded means: the mirror, and who owns which id and slots, change here alone.
 
 use lb_common::{
-    frontend::FrontendKey,
+    frontend::{FrontendKey, FrontendVal},
     id::{BackendId, ServiceId},
     list::List,
     service::{Backend, Service},
 };
 
-use super::{Family, Planner, PortKey, ids::Extent};
+use super::{Family, Planner, PortKey, ids::Extent, planner::is_handover};
 use crate::maps::Op;
 
 impl<A: Family> Planner<A> {
@@ -46,7 +46,7 @@ impl<A: Family> Planner<A> {
             }
             Op::PutFrontend(key, val) => {
                 self.unsettled.remove(key);
-                self.disown_frontend(key);
+                self.handed_over |= is_handover(self.disown_frontend(key), val);
                 self.mirror.frontends.insert(*key, *val);
                 if let Some(port) = self.port_mut(val.service) {
                     port.frontends.insert(*key);
@@ -55,7 +55,9 @@ impl<A: Family> Planner<A> {
             Op::DelFrontend(key) => {
                 self.unsettled.remove(key);
                 self.disown_frontend(key);
+                self.handed_over |= self.mirror.is_foreign(&key.vip);
             }
+            Op::AwaitReaders => self.handed_over = false,
         }
     }
 
@@ -138,13 +140,12 @@ impl<A: Family> Planner<A> {
         }
     }
 
-    fn disown_frontend(&mut self, key: &FrontendKey<A>) {
-        let Some(old) = self.mirror.frontends.remove(key) else {
-            return;
-        };
+    fn disown_frontend(&mut self, key: &FrontendKey<A>) -> Option<FrontendVal> {
+        let old = self.mirror.frontends.remove(key)?;
         if let Some(port) = self.port_mut(old.service) {
             port.frontends.remove(key);
         }
+        Some(old)
     }
 
     /// The name of a service went, and with it all that was known of it.

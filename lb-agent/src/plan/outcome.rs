@@ -83,6 +83,8 @@ pub(super) struct Phases<A: Family> {
     pub(super) free_services: Vec<Op<A>>,
     pub(super) free_backends: Vec<Op<A>>,
     pub(super) free_names: Vec<Op<A>>,
+    /// An address goes on that a service which goes may have answered.
+    pub(super) hands_over: bool,
 }
 
 impl<A: Family> Phases<A> {
@@ -95,17 +97,24 @@ impl<A: Family> Phases<A> {
             free_services: Vec::new(),
             free_backends: Vec::new(),
             free_names: Vec::new(),
+            hands_over: false,
         }
     }
 
     pub(super) fn append(&mut self, mut later: Self) {
+        self.hands_over |= later.hands_over;
         for (all, more) in self.lists().into_iter().zip(later.lists()) {
             all.append(more);
         }
     }
 
+    /// A service that goes while an address is handed on is waited for: who found it there must not find it
+    /// empty, for others answer there now.
     pub(super) fn in_order(mut self) -> Vec<Op<A>> {
         let mut ops = Vec::new();
+        if self.hands_over && !self.free_services.is_empty() {
+            self.unanswer.push(Op::AwaitReaders);
+        }
         for list in self.lists() {
             ops.append(list);
         }

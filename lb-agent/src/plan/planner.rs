@@ -42,6 +42,8 @@ pub struct Planner<A: Family> {
     pub(super) unplanned: BTreeSet<ObjectKey>,
     /// Frontends that a plan changes, until that is known to have succeeded.
     pub(super) unsettled: BTreeSet<FrontendKey<A>>,
+    /// An address went from one service to another, and readers may still use the old one.
+    pub(super) handed_over: bool,
 }
 
 impl<A: Family> Planner<A> {
@@ -57,6 +59,7 @@ impl<A: Family> Planner<A> {
             slots: Extents::new(capacities.slots),
             unplanned: BTreeSet::new(),
             unsettled: BTreeSet::new(),
+            handed_over: false,
             capacities,
         }
     }
@@ -129,6 +132,7 @@ impl<A: Family> Planner<A> {
         self.service_ids.release();
         self.backend_ids.release();
         self.slots.release();
+        self.handed_over = false;
     }
 
     /// Every conflict that stands.
@@ -178,11 +182,16 @@ impl<A: Family> Planner<A> {
         plan: &mut Plan<A>,
     ) {
         let capacity = self.capacities.frontends;
+        phases.hands_over |= self.handed_over;
         let mut room = (capacity as usize).saturating_sub(self.mirror.frontends.len());
-        for key in touched {
+        let (addresses, ports): (Vec<_>, Vec<_>) =
+            touched.iter().partition(|key| key.is_any_port());
+        // A reader who finds an address as such looks for the port once more.
+        for key in ports.into_iter().chain(addresses) {
             let held = self.mirror.frontends.get(key).copied();
             let Some((port, val)) = self.answer(key, held, good) else {
                 if held.is_some() {
+                    phases.hands_over |= self.mirror.is_foreign(&key.vip);
                     phases.unanswer.push(Op::DelFrontend(*key));
                     self.unsettled.insert(*key);
                 }
@@ -197,6 +206,7 @@ impl<A: Family> Planner<A> {
                 continue;
             }
             if held != Some(val) {
+                phases.hands_over |= is_handover(held, &val);
                 room -= usize::from(held.is_none());
                 phases.answer.push(Op::PutFrontend(*key, val));
                 self.unsettled.insert(*key);
@@ -281,6 +291,11 @@ impl<A: Family> Planner<A> {
         }
         Op::PutBackend(id, free)
     }
+}
+
+/// Does an address go on under `val`, for those who did not find `held`?
+pub(super) fn is_handover(held: Option<FrontendVal>, val: &FrontendVal) -> bool {
+    val.kind == Kind::FOREIGN || held.is_some_and(|held| held.service != val.service)
 }
 
 /// A free backend id keeps its generation.

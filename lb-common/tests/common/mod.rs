@@ -58,6 +58,8 @@ pub struct Vecs<A> {
     /// What the first reads of the service find, before the agent's change is seen.
     pub stale: RefCell<Vec<Service>>,
     pub frontend_reads: Cell<u32>,
+    /// So many reads of frontends find nothing: they are before the agent's change.
+    pub early_reads: Cell<u32>,
     pub flows: RefCell<HashMap<FlowKey<A>, FlowVal<A>>>,
     /// Halves that there is room for.
     pub flow_room: Cell<usize>,
@@ -87,6 +89,7 @@ impl<A: Address> Vecs<A> {
             revnats_full: false,
             stale: RefCell::default(),
             frontend_reads: Cell::new(0),
+            early_reads: Cell::new(0),
             flows: RefCell::default(),
             flow_room: Cell::new(usize::MAX),
             rival: RefCell::default(),
@@ -142,7 +145,11 @@ impl<A: Address> Vecs<A> {
 
 impl<A: Address> Tables<A> for Vecs<A> {
     fn frontend(&self, key: &FrontendKey<A>) -> Option<FrontendVal> {
-        self.frontend_reads.set(self.frontend_reads.get() + 1);
+        let reads = self.frontend_reads.get() + 1;
+        self.frontend_reads.set(reads);
+        if reads <= self.early_reads.get() {
+            return None;
+        }
         self.frontends.get(key).copied()
     }
 
