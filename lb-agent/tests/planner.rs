@@ -715,13 +715,13 @@ fn the_ports_of_an_address_are_written_before_the_address_as_such() {
         &mut world,
         Object::Service(svc("shop/web", &["172.30.0.1"])),
     );
-    let written = planned(&mut world, "shop/web").ops.into_iter();
-    let ports: Vec<u16> = written
-        .filter_map(|op| match op {
-            Op::PutFrontend(key, _) => Some(key.port.host()),
-            _ => None,
-        })
-        .collect();
+    let ops = planned(&mut world, "shop/web").ops;
+    let mut ports = Vec::new();
+    for op in &ops {
+        if let Op::PutFrontend(key, _) = op {
+            ports.push(key.port.host());
+        }
+    }
     assert_eq!(ports, [80, 0]);
 }
 

@@ -170,7 +170,7 @@ pub fn lookup<A: Address, T: Tables<A>>(
         None => Lookup::Pass,
         Some(flags) => match unknown_port(tables, dial, flags) {
             Lookup::Refuse(Reason::UnknownPort) => came_late(tables, dial),
-            other => other,
+            answer @ (Lookup::Pass | Lookup::Found(_) | Lookup::Refuse(_)) => answer,
         },
     }
 }
