@@ -15,6 +15,20 @@ const STRACE: Program = Program {
     package: "strace",
 };
 
+/// What kube-proxy writes its rules with, and what empties the table behind them.
+const NFT: Program = Program {
+    name: "nft",
+    package: "nftables",
+};
+const IPTABLES: Program = Program {
+    name: "iptables",
+    package: "iptables",
+};
+const CONNTRACK: Program = Program {
+    name: "conntrack",
+    package: "conntrack",
+};
+
 /// What to measure, and how long.
 #[derive(Debug, Args)]
 pub struct Options {
@@ -30,18 +44,31 @@ pub struct Options {
     /// Rounds of each comparison
     #[arg(long)]
     rounds: Option<u32>,
+    /// Who is compared, of packet: ours, nftables, iptables, direct [default: all]
+    #[arg(long)]
+    peers: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum What {
     /// Translation at the socket: time in the programs, whole connections, changes. Needs root
     Socket,
+    /// Packets from outside, beside the real kube-proxy: connections, bulk, small packets. Needs root and Go
+    Packet,
 }
 
 impl What {
+    fn programs(self) -> &'static [Program] {
+        match self {
+            Self::Socket => &[IP, STRACE],
+            Self::Packet => &[IP, NFT, IPTABLES, CONNTRACK],
+        }
+    }
+
     fn target(self) -> &'static str {
         match self {
             Self::Socket => "socket",
+            Self::Packet => "packet",
         }
     }
 }
@@ -52,7 +79,7 @@ impl What {
 /// When it does not build, or breaks off.
 pub fn run(options: &Options) -> Result<ExitCode> {
     build::object()?;
-    if let Err(reason) = packages::ensure(&[IP, STRACE]) {
+    if let Err(reason) = packages::ensure(options.what.programs()) {
         say::step(&reason);
     }
     let mut cargo = workspace::cargo();
@@ -67,6 +94,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
     if let Some(rounds) = options.rounds {
         cargo.args(["--rounds", &rounds.to_string()]);
+    }
+    if let Some(peers) = &options.peers {
+        cargo.args(["--peers", peers]);
     }
     say::step("building the benchmark, optimised");
     let status = cargo.status().context("cargo cannot be started")?;

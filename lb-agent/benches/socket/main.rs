@@ -7,11 +7,18 @@ mod change;
 mod exchange;
 mod objects;
 mod program;
+#[path = "../common/progress.rs"]
 mod progress;
+#[path = "../common/report.rs"]
 mod report;
 mod scene;
+#[path = "../common/stats.rs"]
 mod stats;
+#[path = "../common/sys.rs"]
+#[expect(dead_code, reason = "the other benchmark uses the rest")]
 mod sys;
+#[path = "../common/worker.rs"]
+#[expect(dead_code, reason = "the other benchmark uses the rest")]
 mod worker;
 mod world;
 
@@ -65,7 +72,7 @@ fn main() -> Result<()> {
     options
         .out
         .as_deref()
-        .map_or(Ok(()), |dir| report.write(dir))
+        .map_or(Ok(()), |dir| report.write(dir, "socket"))
 }
 
 fn measure(options: &Options) -> Result<Report> {

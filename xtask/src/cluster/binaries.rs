@@ -47,6 +47,10 @@ const MODULES: [Module; 2] = [
                 package: "k8s.io/kubernetes/cmd/kube-controller-manager",
             },
             Program {
+                name: "kube-proxy",
+                package: "k8s.io/kubernetes/cmd/kube-proxy",
+            },
+            Program {
                 name: "kubectl",
                 package: "k8s.io/kubernetes/cmd/kubectl",
             },

@@ -120,6 +120,12 @@ impl Lab {
         &self.ground.name
     }
 
+    /// The namespace of the bridge between nodes and clients. Number `n` is on its device `port<n>`.
+    #[must_use]
+    pub fn switch(&self) -> &Netns {
+        &self.switch
+    }
+
     /// A folder that is removed with the laboratory.
     #[must_use]
     pub fn dir(&self) -> &Path {

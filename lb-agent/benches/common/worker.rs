@@ -39,6 +39,8 @@ pub enum Act {
     Tcp,
     /// UDP: connect, a request, its answer, close.
     Udp,
+    /// TCP: so many MiB to a server that answers when it has them all.
+    Bulk,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -94,7 +96,7 @@ impl Worker {
 
 /// Keeps the caller, and the threads that it starts, on one CPU, the same for all: so an exchange is as long as the work
 /// that it is for client and server together, and not as the scheduler spreads and wakes them.
-fn stay() -> Result<()> {
+pub fn stay() -> Result<()> {
     let this = Pid::from_raw(0);
     let allowed = sched_getaffinity(this)?;
     let last = (0..CpuSet::count()).rfind(|cpu| allowed.is_set(*cpu).unwrap_or(false));
@@ -143,6 +145,7 @@ fn perform(act: Act, list: &[SockAddr], count: usize) -> Result<Done> {
                 exchange_udp(to)?;
             }
         }
+        Act::Bulk => bulk(list.first().context("an empty list")?, count)?,
     }
     let ns = u64::try_from(start.elapsed().as_nanos())?;
     Ok(Done { ns, refused })
@@ -195,8 +198,47 @@ fn exchange_udp(to: &SockAddr) -> Result<()> {
     Ok(())
 }
 
+/// One TCP and one UDP exchange.
+pub fn answers(to: SocketAddrV4) -> Result<()> {
+    exchange_tcp(&to.into())?;
+    exchange_udp(&to.into())
+}
+
+/// Exchanges of UDP from these ports of `from`, often enough that whoever keeps flows has seen both directions.
+pub fn greet(from: Ipv4Addr, ports: std::ops::Range<u16>, to: SocketAddrV4) -> Result<()> {
+    for port in ports {
+        let socket = std::net::UdpSocket::bind((from, port))?;
+        socket.set_read_timeout(Some(ANSWER_LIMIT))?;
+        socket.connect(to)?;
+        for _ in 0..3 {
+            socket.send(&[0; 18])?;
+            socket.recv(&mut [0; 64]).context("no answer")?;
+        }
+    }
+    Ok(())
+}
+
+fn bulk(to: &SockAddr, mebibytes: usize) -> Result<()> {
+    let mut socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_read_timeout(Some(JOB_LIMIT))?;
+    socket.connect(to)?;
+    let part = vec![0; 1 << 20];
+    for _ in 0..mebibytes {
+        socket.write_all(&part)?;
+    }
+    socket.shutdown(std::net::Shutdown::Write)?;
+    let mut answer = [0; 8];
+    socket.read_exact(&mut answer).context("no answer")?;
+    let (seen, sent) = (u64::from_be_bytes(answer), (mebibytes as u64) << 20);
+    if seen != sent {
+        bail!("{seen} of {sent} bytes arrived");
+    }
+    Ok(())
+}
+
 /// Servers on `port`: TCP answers 64 bytes with 64 and closes, UDP echoes. On the next port UDP is
-/// received and never read. All live as long as the task.
+/// received and never read, on the one after it TCP is read to the end and answered with how much it was. All live as
+/// long as the task.
 pub fn serve(place: &Place, addr: Ipv4Addr, port: u16) -> Result<Task<()>> {
     let at = |port| SocketAddr::from((addr, port));
     let task = place.spawn("serve", move |control| {
@@ -204,6 +246,13 @@ pub fn serve(place: &Place, addr: Ipv4Addr, port: u16) -> Result<Task<()>> {
         let listener = std::net::TcpListener::bind(at(port))?;
         let echo = std::net::UdpSocket::bind(at(port))?;
         let _sink = std::net::UdpSocket::bind(at(port + 1))?;
+        let bulk = std::net::TcpListener::bind(at(port + 2))?;
+        std::thread::spawn(move || {
+            for stream in bulk.incoming().flatten() {
+                // As below.
+                let _gone = swallow(stream);
+            }
+        });
         std::thread::spawn(move || {
             let mut buffer = [0; 64];
             while let Ok((length, from)) = echo.recv_from(&mut buffer) {
@@ -223,6 +272,17 @@ pub fn serve(place: &Place, addr: Ipv4Addr, port: u16) -> Result<Task<()>> {
     })?;
     task.hear::<()>(ANSWER_LIMIT)?;
     Ok(task)
+}
+
+fn swallow(mut stream: std::net::TcpStream) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut seen = 0_u64;
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => return stream.write_all(&seen.to_be_bytes()),
+            length => seen += length as u64,
+        }
+    }
 }
 
 fn answer(mut stream: std::net::TcpStream) -> io::Result<()> {

@@ -29,21 +29,8 @@ pub struct Empty {
 
 impl Empty {
     pub fn attach(cgroup: BorrowedFd<'_>, hook: bpf_attach_type) -> io::Result<Self> {
-        let mut a = attr();
-        // SAFETY: the union's member for BPF_PROG_LOAD; plain integers.
-        let load = unsafe { &mut a.__bindgen_anon_3 };
-        load.prog_type = bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR as u32;
-        load.expected_attach_type = hook as u32;
-        load.insns = EMPTY.as_ptr() as u64;
-        load.insn_cnt = 2;
-        load.license = c"GPL".as_ptr() as u64;
-        let program = owned(bpf(bpf_cmd::BPF_PROG_LOAD, &mut a)?)?;
-
-        let mut a = attr();
-        a.link_create.__bindgen_anon_1.prog_fd = number(program.as_fd());
-        a.link_create.__bindgen_anon_2.target_fd = number(cgroup);
-        a.link_create.attach_type = hook as u32;
-        let link = owned(bpf(bpf_cmd::BPF_LINK_CREATE, &mut a)?)?;
+        let program = load(bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR, hook, &EMPTY)?;
+        let link = link(program.as_fd(), number(cgroup), hook)?;
         Ok(Self {
             program,
             _link: link,
@@ -53,6 +40,59 @@ impl Empty {
     pub fn runs(&self) -> io::Result<Runs> {
         runs(self.program.as_fd())
     }
+}
+
+/// Loads a program of plain instructions.
+pub fn load(
+    kind: bpf_prog_type,
+    hook: bpf_attach_type,
+    instructions: &[u64],
+) -> io::Result<OwnedFd> {
+    let mut a = attr();
+    // SAFETY: the union's member for BPF_PROG_LOAD; plain integers.
+    let load = unsafe { &mut a.__bindgen_anon_3 };
+    load.prog_type = kind as u32;
+    load.expected_attach_type = hook as u32;
+    load.insns = instructions.as_ptr() as u64;
+    load.insn_cnt = u32::try_from(instructions.len()).map_err(io::Error::other)?;
+    load.license = c"GPL".as_ptr() as u64;
+    owned(bpf(bpf_cmd::BPF_PROG_LOAD, &mut a)?)
+}
+
+/// Attaches a program to a cgroup (its descriptor) or to a device of this network namespace (its index).
+pub fn link(program: BorrowedFd<'_>, target: u32, hook: bpf_attach_type) -> io::Result<OwnedFd> {
+    let mut a = attr();
+    a.link_create.__bindgen_anon_1.prog_fd = number(program);
+    a.link_create.__bindgen_anon_2.target_fd = target;
+    a.link_create.attach_type = hook as u32;
+    owned(bpf(bpf_cmd::BPF_LINK_CREATE, &mut a)?)
+}
+
+/// BPF_F_TEST_XDP_LIVE_FRAMES
+const LIVE_FRAMES: u32 = 1 << 1;
+/// Frames that live frames hand over at a time, the most that the stack takes as one list.
+const BATCH: u32 = 64;
+
+/// Runs an XDP program on `count` frames that go on into the receive path of a device of this network namespace.
+pub fn live_frames(
+    program: BorrowedFd<'_>,
+    frame: &[u8],
+    device: u32,
+    count: u32,
+) -> io::Result<()> {
+    let length = u32::try_from(frame.len()).map_err(io::Error::other)?;
+    // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
+    let context: [u32; 6] = [0, length, 0, device, 0, 0];
+    let mut a = attr();
+    a.test.prog_fd = number(program);
+    a.test.data_in = frame.as_ptr() as u64;
+    a.test.data_size_in = length;
+    a.test.ctx_in = context.as_ptr() as u64;
+    a.test.ctx_size_in = u32::try_from(size_of_val(&context)).map_err(io::Error::other)?;
+    a.test.repeat = count;
+    a.test.flags = LIVE_FRAMES;
+    a.test.batch_size = BATCH;
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut a).map(drop)
 }
 
 /// Opens a program by its id.

@@ -188,15 +188,15 @@ impl Report {
         say::line(self.machine.line());
     }
 
-    /// Writes `socket.json` and `socket.md`.
-    pub fn write(&self, dir: &Path) -> Result<()> {
+    /// Writes `<name>.json` and `<name>.md`.
+    pub fn write(&self, dir: &Path, name: &str) -> Result<()> {
         fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-        let write = |name: &str, text: &str| {
-            let path = dir.join(name);
+        let write = |ending: &str, text: &str| {
+            let path = dir.join(format!("{name}.{ending}"));
             fs::write(&path, text).with_context(|| format!("write {}", path.display()))
         };
-        write("socket.json", &serde_json::to_string_pretty(self)?)?;
-        write("socket.md", &self.markdown()?)
+        write("json", &serde_json::to_string_pretty(self)?)?;
+        write("md", &self.markdown()?)
     }
 
     fn markdown(&self) -> Result<String> {
