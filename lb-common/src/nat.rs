@@ -331,7 +331,7 @@ impl<T, N, C: Chance> Opening<'_, T, N, C> {
         }
         let route = self.network.route(&val.dst);
         let leads_out = route.is_uplink && !is_local;
-        if is_hairpin || !leads_out || config.flags & Config::NO_REDIRECT != 0 {
+        if !leads_out || config.flags & Config::NO_REDIRECT != 0 {
             let source: A = config.lb0_addr();
             if (!leads_out && !masquerade_local) || config.lb0 == 0 || source.is_unspecified() {
                 return 0;
@@ -389,8 +389,8 @@ impl<T, N, C: Chance> Opening<'_, T, N, C> {
         }
     }
 
-    /// Makes way for a flow that has the tuple of this opener, or its answers: the opener goes on under another
-    /// port from `lo` to `hi`. It is no Service's.
+    /// Makes way for a flow that has the tuple of this opener, or its answers: the opener goes on from `draft.val.src`,
+    /// under another port from `lo` to `hi`. It is no Service's.
     #[inline(never)]
     pub fn sidestep<A>(&self, draft: &mut Draft<A>, flags: FlowFlags, lo: u16, hi: u16) -> bool
     where
@@ -399,7 +399,6 @@ impl<T, N, C: Chance> Opening<'_, T, N, C> {
         N: Network<A>,
     {
         let val = &mut draft.val;
-        val.src = draft.key.src;
         val.dst = draft.key.dst;
         val.dport = draft.key.dport;
         val.service = ServiceId::NONE;

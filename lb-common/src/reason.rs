@@ -74,6 +74,8 @@ counters! {
     NotSent = "not_sent",
     /// fragments dropped: the first one of their datagram was not seen
     FragmentUnknown = "fragment_unknown",
+    /// packets dropped: they left with the address that nobody has, and their flow is gone
+    FlowUnknown = "flow_unknown",
     /// ICMP errors about translated packets, translated
     IcmpTranslated = "icmp_translated",
     /// refused packets answered with RST or ICMP

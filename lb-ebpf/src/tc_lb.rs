@@ -77,6 +77,18 @@ pub struct Node<'a> {
     pub skb: &'a Skb,
 }
 
+impl Node<'_> {
+    /// The address to masquerade with where the packet leaves: the route's, if it is one by this device.
+    #[inline(always)]
+    fn source<A: Family>(&self, to: &A) -> A {
+        let route = Network::<A>::route(self, to);
+        if route.oif == self.skb.ifindex() {
+            return route.source;
+        }
+        device(self.skb.ifindex()).map_or(A::UNSPECIFIED, A::masq)
+    }
+}
+
 impl<A: Family> Network<A> for Node<'_> {
     #[inline(always)]
     fn route(&self, to: &A) -> Route<A> {
@@ -186,7 +198,7 @@ where
     let now_s = now_s();
     let may_open = side == Side::Inbound && draft.step().may_open();
     let mut found = Kernel.find(draft);
-    if found.is_some() && may_open && !still_stands(config, draft, now_s) {
+    if found.is_some() && is_met(draft.val.flags, side) && !still_stands(config, draft, now_s) {
         give_up(draft);
         found = None;
     }
@@ -442,6 +454,7 @@ where
         return NEXT;
     }
     let opening = opening(skb, config);
+    draft.val.src = draft.key.src;
     if !opening.sidestep(draft, FlowFlags::DIRECT, DYNAMIC_LO, DYNAMIC_HI) {
         count_packet(Counter::NoSnatPort);
         return SHOT;
@@ -472,6 +485,9 @@ where
     let Some((config, draft)) = at_hand::<A>() else {
         return NEXT;
     };
+    if draft.key.src == config.lb0_addr() {
+        return masquerade_again(skb, config, draft);
+    }
     draft.answers = draft.key.reversed();
     let Some(flow) = Kernel.flow(&draft.answers) else {
         return NEXT;
@@ -480,9 +496,8 @@ where
         return NEXT;
     }
     if draft.step().may_open() {
-        let (lo, hi) = (config.snat_lo.host(), config.snat_hi.host());
-        let opening = opening(skb, config);
-        if hi >= lo && opening.sidestep(draft, FlowFlags::HOST, lo, hi) {
+        draft.val.src = draft.key.src;
+        if move_out(skb, config, draft) {
             count_packet(Counter::HostPortMoved);
             return A::send(skb);
         }
@@ -493,6 +508,36 @@ where
     }
     count_packet(Counter::NoSnatPort);
     SHOT
+}
+
+/// A packet that the stack forwarded out of `lb0`: nobody could answer its source. It gets an address of the device
+/// that it leaves by (rule 79), and a flow of its own for the way between there and `lb0`.
+#[inline(always)]
+fn masquerade_again<A: Stages>(skb: &Skb, config: &Config, draft: &mut Draft<A>) -> i32
+where
+    Kernel: Tables<A> + FlowTables<A>,
+    Config: FamilyConfig<A>,
+{
+    if !draft.step().may_open() {
+        count_packet(Counter::FlowUnknown);
+        return SHOT;
+    }
+    draft.val.src = (Node { skb }).source(&draft.key.dst);
+    if draft.val.src.is_unspecified() || !move_out(skb, config, draft) {
+        count_packet(Counter::NoSnatPort);
+        return SHOT;
+    }
+    A::send(skb)
+}
+
+/// Makes a flow that leaves from `draft.val.src` and a port for masqueraded ones.
+#[inline(never)]
+fn move_out<A: Family>(skb: &Skb, config: &Config, draft: &mut Draft<A>) -> bool
+where
+    Kernel: Tables<A> + FlowTables<A>,
+{
+    let (lo, hi) = (config.snat_lo.host(), config.snat_hi.host());
+    hi >= lo && opening(skb, config).sidestep(draft, FlowFlags::HOST, lo, hi)
 }
 
 /// [`stands`] for the flow at hand.

@@ -26,6 +26,17 @@ pub const BPFTOOL: Program = Program {
     package: "bpftool",
 };
 
+/// Writes rules as CNI plugins have them.
+pub const NFT: Program = Program {
+    name: "nft",
+    package: "nftables",
+};
+/// Switches offloads of devices.
+pub const ETHTOOL: Program = Program {
+    name: "ethtool",
+    package: "ethtool",
+};
+
 /// Installs what is missing of `programs`.
 ///
 /// # Errors

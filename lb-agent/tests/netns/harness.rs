@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::{Completion, Failed, Trial};
 use nix::errno::Errno;
 use xtask::lab::traffic::{Asked, Dial};
 use xtask::lab::{Agent, Lab, Node, Place, Pod, Serve, missing, panic_text};
@@ -40,6 +40,43 @@ pub fn case(
     Trial::test(name, run)
         .with_kind(group)
         .with_ignored_flag(missing().is_some())
+}
+
+/// A [`case`] that calls a program which not every machine has: without it the case is ignored, and the reason told.
+pub fn case_with(
+    program: &'static str,
+    group: &str,
+    name: &str,
+    test: impl FnOnce(&Lab) -> Result<()> + Send + 'static,
+) -> Trial {
+    case_unless(group, name, move || needs(program), test)
+}
+
+/// A [`case`] that is ignored where `obstacle` tells a reason.
+pub fn case_unless(
+    group: &str,
+    name: &str,
+    obstacle: impl FnOnce() -> Option<String> + Send + 'static,
+    test: impl FnOnce(&Lab) -> Result<()> + Send + 'static,
+) -> Trial {
+    let run = move || {
+        if let Some(reason) = obstacle() {
+            return Ok(Completion::ignored_with(reason));
+        }
+        let lab = new_lab()?;
+        judge(&lab, || test(&lab))?;
+        Ok(Completion::Completed)
+    };
+    Trial::ignorable_test(name, run)
+        .with_kind(group)
+        .with_ignored_flag(missing().is_some())
+}
+
+/// Why a test that calls `program` cannot run here.
+pub fn needs(program: &str) -> Option<String> {
+    which::which(program)
+        .is_err()
+        .then(|| format!("needs the program {program}"))
 }
 
 /// Tests that look at one scene, which the first of them builds and the last takes down.

@@ -11,6 +11,7 @@ mod container;
 mod datagrams;
 mod devices;
 mod families;
+mod forwarding;
 mod full;
 mod harness;
 mod lifecycle;
@@ -46,6 +47,7 @@ fn main() {
         nodeport::trials(),
         devices::trials(),
         packets::trials(),
+        forwarding::trials(),
         localhost::trials(),
         policies::trials(),
         topology::trials(),

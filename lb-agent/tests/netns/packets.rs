@@ -14,10 +14,10 @@ use xtask::lab::{CLUSTER_CIDR, Lab, Node, Place};
 use crate::harness::{SOON, Server, case, counted, eventually, servers};
 use crate::load::{load, settle};
 
-const VIP: [&str; 2] = ["203.0.113.10", "fd00:113::10"];
-const EXTERNAL: [&str; 2] = ["198.51.100.7", "fd00:100::7"];
-const CLUSTER_IP: [&str; 2] = ["10.96.0.10", "fd00:96::a"];
-const SHORT: Duration = Duration::from_millis(700);
+pub const VIP: [&str; 2] = ["203.0.113.10", "fd00:113::10"];
+pub const EXTERNAL: [&str; 2] = ["198.51.100.7", "fd00:100::7"];
+pub const CLUSTER_IP: [&str; 2] = ["10.96.0.10", "fd00:96::a"];
+pub const SHORT: Duration = Duration::from_millis(700);
 
 pub fn trials() -> Vec<Trial> {
     let case = |name, test: fn(&Lab) -> Result<()>| case("packets", name, test);
@@ -64,19 +64,19 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// Two nodes with a backend each, and a client outside that reaches VIPs through the first.
-struct Scene {
-    node: Node,
+pub struct Scene {
+    pub node: Node,
     _other: Node,
-    local: [Server; 1],
-    remote: [Server; 1],
-    outside: Place,
+    pub local: [Server; 1],
+    pub remote: [Server; 1],
+    pub outside: Place,
 }
 
-fn addresses(texts: [&str; 2]) -> Result<[IpAddr; 2]> {
+pub fn addresses(texts: [&str; 2]) -> Result<[IpAddr; 2]> {
     Ok([texts[0].parse()?, texts[1].parse()?])
 }
 
-fn service() -> ServiceManifest {
+pub fn service() -> ServiceManifest {
     let mut service = svc("ns/web");
     for address in CLUSTER_IP {
         service = service.cluster_ip(address);
@@ -95,7 +95,7 @@ fn service() -> ServiceManifest {
 }
 
 impl Scene {
-    fn new(lab: &Lab) -> Result<Self> {
+    pub fn new(lab: &Lab) -> Result<Self> {
         let node = lab.node("node-a")?;
         let other = lab.node("node-b")?;
         let local = servers(&node, ["local"], 8080)?;
@@ -119,10 +119,21 @@ impl Scene {
         })
     }
 
-    fn publish(&self, service: ServiceManifest, local: bool, remote: bool) -> Result<()> {
+    pub fn publish(&self, service: ServiceManifest, local: bool, remote: bool) -> Result<()> {
+        self.publish_at(8080, service, local, remote)
+    }
+
+    /// With endpoints on `port`, where nobody listens unless it is 8080.
+    pub fn publish_at(
+        &self,
+        port: u16,
+        service: ServiceManifest,
+        local: bool,
+        remote: bool,
+    ) -> Result<()> {
         let mut listed = slices("ns/web")
-            .port("tcp", "TCP", 8080)
-            .port("udp", "UDP", 8080);
+            .port("tcp", "TCP", port)
+            .port("udp", "UDP", port);
         if local {
             listed = listed.endpoint(endpoint(&self.local[0].pod, "node-a"));
         }
@@ -134,7 +145,7 @@ impl Scene {
     }
 
     /// What a client outside may dial: NodePort, LoadBalancer IP and externalIP, TCP and UDP, of both families.
-    fn dials(&self) -> Result<Vec<Dial>> {
+    pub fn dials(&self) -> Result<Vec<Dial>> {
         let mut dials = Vec::new();
         for family in [0, 1] {
             let node = self.node.host.addresses[family];
@@ -152,7 +163,7 @@ impl Scene {
 
     /// Dials often enough to meet every backend; each answer must come from what was dialled, and the backend must
     /// see the client as `client` says.
-    fn check(&self, dial: &Dial, to: SocketAddr, expected: &[(&str, IpAddr)]) -> Result<()> {
+    pub fn check(&self, dial: &Dial, to: SocketAddr, expected: &[(&str, IpAddr)]) -> Result<()> {
         let mut seen = std::collections::BTreeSet::new();
         for asked in self.outside.ask_many(dial, 12)? {
             let answer = asked.map_err(|failure| anyhow!("{dial}: {failure}"))?;
@@ -167,20 +178,20 @@ impl Scene {
         Ok(())
     }
 
-    fn family(&self, to: IpAddr) -> (IpAddr, IpAddr) {
+    pub fn family(&self, to: IpAddr) -> (IpAddr, IpAddr) {
         let at = usize::from(to.is_ipv6());
         (self.outside.addresses[at], self.node.host.addresses[at])
     }
 }
 
-fn answered(place: &Place, dial: &Dial) -> Result<IpAddr> {
+pub fn answered(place: &Place, dial: &Dial) -> Result<IpAddr> {
     let answer = place
         .ask(dial)?
         .map_err(|failure| anyhow!("{dial}: {failure}"))?;
     Ok(answer.client.ip())
 }
 
-fn failed(place: &Place, dial: &Dial) -> Result<Failure> {
+pub fn failed(place: &Place, dial: &Dial) -> Result<Failure> {
     match place.ask(dial)? {
         Ok(answer) => Err(anyhow!("{dial} was answered: {answer:?}")),
         Err(failure) => Ok(failure),

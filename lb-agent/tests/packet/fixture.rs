@@ -95,6 +95,10 @@ impl Step {
         Self::new("lb_lb0_out", Device::Lb0, packet.bytes())
     }
 
+    pub fn at_lb0_bytes(bytes: Vec<u8>) -> Self {
+        Self::new("lb_lb0_out", Device::Lb0, bytes)
+    }
+
     pub fn at(mut self, device: Device) -> Self {
         self.device = device;
         self
@@ -368,6 +372,7 @@ impl Fixture {
     }
 
     pub fn counts(mut self, counter: Counter, times: u64) -> Self {
+        self.counters.retain(|(other, _)| *other != counter);
         self.counters.push((counter, times));
         self
     }

@@ -21,6 +21,7 @@ mod full;
 mod fuzz;
 mod headers;
 mod icmp;
+mod no_redirect;
 mod paths;
 mod refusals;
 mod rig;
@@ -89,6 +90,7 @@ fn run(mut arguments: Arguments, rig: Option<Rig>) -> ExitCode {
 fn fixtures() -> Vec<Fixture> {
     [
         paths::fixtures(),
+        no_redirect::fixtures(),
         flows::fixtures(),
         headers::fixtures(),
         refusals::fixtures(),

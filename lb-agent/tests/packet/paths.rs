@@ -28,7 +28,6 @@ pub fn fixtures() -> Vec<Fixture> {
             all.extend(without_link_header(&place, transports, &name));
             all.push(hairpin(&place, opener, &name));
             all.push(pod_to_cluster_ip(&place, opener, &name));
-            all.push(no_redirect(&place, opener, &name));
         }
     }
     all
@@ -161,25 +160,6 @@ fn pod_to_cluster_ip(place: &Place, opener: Transport, name: Name<'_>) -> Fixtur
     )
     .counts(Counter::HitChosen, 1)
     .flow(Conversation::of(&opener, backend))
-}
-
-fn no_redirect(place: &Place, opener: Transport, name: Name<'_>) -> Fixture {
-    let (client, vip) = (place.client_at(), place.dial(Svc::Redirect, To::NodePort));
-    let source = SocketAddr::new(place.lb0, SNAT_PORT);
-    let backend = place.target(place.remote);
-    let opener = packet(opener, client, vip);
-    let mut sent = opener.clone().from(source).to(backend);
-    sent.macs[0] = LB0_MAC;
-    let flow = Conversation::of(&opener, backend)
-        .with(FlowFlags::LB0)
-        .masqueraded(source, Device::Lb0, Device::Up0);
-    Fixture::new(
-        name("--no-redirect"),
-        [Step::inbound(&opener).goes_up_as(&sent)],
-    )
-    .config(|config| config.flags |= Config::NO_REDIRECT)
-    .counts(Counter::HitChosen, 1)
-    .flow(flow)
 }
 
 /// Opener, answer and one more packet, each before and after translation.

@@ -79,6 +79,24 @@ impl Netns {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// Loads rules of nftables here, written as for `nft -f`.
+    ///
+    /// # Errors
+    /// With the words of `nft`, or that it cannot be run.
+    pub fn nft(&self, rules: &str) -> Result<()> {
+        self.within(|| feed("nft", &["-f", "-"], rules))
+    }
+
+    /// Switches offloads of `device` on or off, as `ethtool -K` names them.
+    ///
+    /// # Errors
+    /// With the words of `ethtool`, or that it cannot be run.
+    pub fn offload(&self, device: &str, features: &[&str], state: &str) -> Result<()> {
+        let words = features.iter().flat_map(|feature| [*feature, state]);
+        let words: Vec<&str> = ["-K", device].into_iter().chain(words).collect();
+        self.within(|| feed("ethtool", &words, ""))
+    }
+
     /// Sets a `net.*` kernel parameter of this namespace.
     ///
     /// # Errors
@@ -108,24 +126,32 @@ impl AsFd for Netns {
 }
 
 fn ip_batch(commands: &str) -> Result<()> {
-    let mut child = Command::new("ip")
-        .args(["-batch", "-"])
+    feed("ip", &["-batch", "-"], commands)
+}
+
+/// Runs a program that reads `input`.
+fn feed(program: &str, arguments: &[&str], input: &str) -> Result<()> {
+    let mut child = Command::new(program)
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .context("run ip (Debian package iproute2)")?;
-    let mut input = child.stdin.take().context("no pipe to ip")?;
-    input
-        .write_all(commands.as_bytes())
-        .context("write to ip")?;
-    drop(input);
-    let output = child.wait_with_output().context("wait for ip")?;
+        .with_context(|| format!("run {program}"))?;
+    let mut pipe = child
+        .stdin
+        .take()
+        .with_context(|| format!("no pipe to {program}"))?;
+    let written = pipe.write_all(input.as_bytes());
+    drop(pipe);
+    let output = child
+        .wait_with_output()
+        .with_context(|| format!("wait for {program}"))?;
     if !output.status.success() {
         bail!(
-            "ip refused: {}\n{commands}",
+            "{program} {arguments:?} refused: {}\n{input}",
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }
-    Ok(())
+    written.with_context(|| format!("write to {program}"))
 }

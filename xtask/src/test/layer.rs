@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::packages::{self, BPFTOOL, IP};
+use crate::packages::{self, BPFTOOL, ETHTOOL, IP, NFT};
 use crate::targets::Package;
 use crate::{build, miri, say, workspace};
 
@@ -94,7 +94,7 @@ impl Layer {
             return Plan::Fail(format!("{reason:#}"));
         }
         // The tests that need a missing program say so themselves; others of the layer can still run.
-        if let Err(reason) = packages::ensure(&[IP, BPFTOOL]) {
+        if let Err(reason) = packages::ensure(&[IP, BPFTOOL, NFT, ETHTOOL]) {
             say::step(&reason);
         }
         if self == Self::Cluster

@@ -283,7 +283,7 @@ where
         let mut flow = self.world.flow(&key);
         let now_s = now_s()?;
         if let Some(val) = flow
-            && may_open
+            && is_met(val.flags, side)
             && !stands(&&self.world, &self.config, &key, &val, step, now_s)
         {
             self.world.forget(&val.other_key(key.proto));
@@ -298,12 +298,7 @@ where
             },
             None => return Ok(self.bystander(&key, step, side)),
         };
-        let is_met = match side {
-            Side::Inbound => val.flags.is_met_inbound(),
-            Side::Outbound => val.flags.is_met_outbound(),
-            Side::Lb0 => val.flags.is_met_at_lb0(),
-        };
-        if !is_met {
+        if !is_met(val.flags, side) {
             return Ok(Wanted::Untouched);
         }
         let kept = now.get(&key).context("the flow is gone")?;
@@ -451,6 +446,14 @@ where
             Lookup::Found(_) if side == Side::Outbound => Wanted::Answered,
             Lookup::Pass | Lookup::Found(_) => Wanted::Untouched,
         }
+    }
+}
+
+fn is_met(flags: FlowFlags, side: Side) -> bool {
+    match side {
+        Side::Inbound => flags.is_met_inbound(),
+        Side::Outbound => flags.is_met_outbound(),
+        Side::Lb0 => flags.is_met_at_lb0(),
     }
 }
 
