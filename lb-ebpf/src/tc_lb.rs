@@ -485,16 +485,20 @@ where
     let Some((config, draft)) = at_hand::<A>() else {
         return NEXT;
     };
+    draft.answers = draft.key.reversed();
     if draft.key.src == config.lb0_addr() {
         return masquerade_again(skb, config, draft);
     }
-    draft.answers = draft.key.reversed();
-    let Some(flow) = Kernel.flow(&draft.answers) else {
-        return NEXT;
+    let flow = Kernel.flow(&draft.answers);
+    let in_the_way =
+        |flow: &FlowVal<A>| flow.flags.has(FlowFlags::SNAT) && !flow.flags.has(FlowFlags::LB0);
+    let Some(flow) = flow.filter(in_the_way) else {
+        return if draft.step().may_open() {
+            A::nowhere(Side::Outbound)
+        } else {
+            NEXT
+        };
     };
-    if !flow.flags.has(FlowFlags::SNAT) || flow.flags.has(FlowFlags::LB0) {
-        return NEXT;
-    }
     if draft.step().may_open() {
         draft.val.src = draft.key.src;
         if move_out(skb, config, draft) {
@@ -510,14 +514,25 @@ where
     SHOT
 }
 
-/// A packet that the stack forwarded out of `lb0`: nobody could answer its source. It gets an address of the device
-/// that it leaves by (rule 79), and a flow of its own for the way between there and `lb0`.
+/// A packet that the stack forwarded out of `lb0`. Beyond the node nobody could answer its source: it gets an address of
+/// the device that it leaves by (rule 79), and a flow of its own for the way between there and `lb0`. To backends of
+/// this node it goes as it is.
 #[inline(always)]
 fn masquerade_again<A: Stages>(skb: &Skb, config: &Config, draft: &mut Draft<A>) -> i32
 where
     Kernel: Tables<A> + FlowTables<A>,
     Config: FamilyConfig<A>,
 {
+    if !device(skb.ifindex()).is_some_and(|device| device.is(DeviceVal::UPLINK)) {
+        return NEXT;
+    }
+    let Some(flow) = Kernel.flow(&draft.answers) else {
+        count_packet(Counter::FlowUnknown);
+        return SHOT;
+    };
+    if flow.flags.has(FlowFlags::LOCAL) {
+        return NEXT;
+    }
     if !draft.step().may_open() {
         count_packet(Counter::FlowUnknown);
         return SHOT;

@@ -27,7 +27,8 @@ pub fn fixtures() -> Vec<Fixture> {
             all.push(case.straight_to_the_pod());
             all.push(case.of_the_host());
             all.push(case.of_the_host_without_another_port());
-            all.push(case.untranslated());
+            all.push(case.untranslated("a ClusterIP", CLIENT_PORT));
+            all.push(case.untranslated("a ClusterIP from a port of ours", SNAT_PORT));
             if third != opener {
                 all.push(case.older_than_the_flow(third));
                 all.push(case.beside_an_established_flow(third));
@@ -185,8 +186,8 @@ impl Case {
     }
 
     /// A pod whose sockets are not this kernel's, or whose protocol has no hook.
-    fn untranslated(&self) -> Fixture {
-        let pod = SocketAddr::new(self.place.pod, CLIENT_PORT);
+    fn untranslated(&self, what: &str, port: u16) -> Fixture {
+        let pod = SocketAddr::new(self.place.pod, port);
         let opener = self.packet(pod, self.place.dial(Svc::Redirect, To::ClusterIp));
         // It goes another way back than it came, under hardware addresses that are looked up.
         let mut turned = opener.clone();
@@ -199,7 +200,7 @@ impl Case {
             error_for(&turned, opener.dst.ip(), kind, quoted)
         };
         Fixture::new(
-            self.name("a ClusterIP about to leave the node"),
+            self.name(&format!("{what} about to leave the node")),
             [Step::outbound(&opener).leaves_as_bytes(answer)],
         )
         .counts(Counter::Untranslated, 1)

@@ -21,10 +21,11 @@ pub fn fixtures() -> Vec<Fixture> {
             };
             all.extend(case.conversation());
             all.push(case.without_a_port());
-            all.push(case.without_an_address());
+            all.push(case.by_another_device());
+            all.push(case.to_a_backend_here());
             all.push(case.error_from_the_way());
+            all.push(case.without_a_flow());
             if third != opener {
-                all.push(case.without_a_flow(third));
                 all.push(case.a_new_connection_after_the_end(third));
             }
         }
@@ -175,17 +176,33 @@ impl Case {
         .flow(beside)
     }
 
-    fn without_an_address(&self) -> Fixture {
+    /// A backend that is not known to be here, behind a device that does not lead out.
+    fn by_another_device(&self) -> Fixture {
         let ends = ends(&self.place);
         let [opener, ..] = self.transports;
-        let [up, out] = ends.there(opener);
+        let [up, _] = ends.there(opener);
         let [flow, _] = ends.flows(opener);
-        self.fixture(
-            "by a device without an address",
-            vec![up, out.at(Device::Pod0).dropped()],
-        )
-        .counts(Counter::NoSnatPort, 1)
-        .flow(flow)
+        let forwarded = packet(opener, ends.hidden, ends.backend);
+        let passing = Step::outbound(&forwarded).at(Device::Pod0);
+        self.fixture("by a device that is no uplink", vec![up, passing])
+            .flow(flow)
+    }
+
+    /// A backend of this node behind a device that leads out as well: a bridge with an address.
+    fn to_a_backend_here(&self) -> Fixture {
+        let ends = Ends {
+            vip: self.place.dial(Svc::Stack, To::NodePort),
+            backend: self.place.target(self.place.local),
+            ..ends(&self.place)
+        };
+        let [opener, ..] = self.transports;
+        let masqueraded = |config: &mut Config| config.flags |= Config::MASQUERADE_LOCAL;
+        let [up, _] = ends.there(opener);
+        let [flow, _] = ends.flows(opener);
+        let forwarded = packet(opener, ends.hidden, ends.backend);
+        self.fixture("to a backend here", vec![up, Step::outbound(&forwarded)])
+            .config(masqueraded)
+            .flow(flow.with(FlowFlags::LOCAL))
     }
 
     /// A router behind the uplink cannot go on: the stack hears of it as from the flow that it forwards.
@@ -229,17 +246,18 @@ impl Case {
             .flow(beside)
     }
 
-    /// The middle of a connection whose flow is gone makes none.
-    fn without_a_flow(&self, third: Transport) -> Fixture {
+    /// What belongs to no flow makes none, whatever it is.
+    fn without_a_flow(&self) -> Fixture {
         let ends = ends(&self.place);
-        let stray = packet(third, ends.hidden, ends.backend);
+        let [opener, _, third] = self.transports;
+        let strays = [opener, third].map(|what| packet(what, ends.hidden, ends.backend));
         let name = format!(
             "no_redirect/without a flow {} IPv{}",
             self.proto, self.place.family
         );
-        Fixture::new(name, [Step::outbound(&stray).dropped()])
+        Fixture::new(name, strays.map(|stray| Step::outbound(&stray).dropped()))
             .config(no_redirect)
-            .counts(Counter::FlowUnknown, 1)
+            .counts(Counter::FlowUnknown, 2)
     }
 
     /// The flow behind the uplink ends with its connection: the next one does not take over its state.
