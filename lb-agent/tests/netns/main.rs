@@ -24,6 +24,7 @@ mod observe;
 mod packets;
 mod policies;
 mod refusals;
+mod sandboxes;
 mod sessions;
 mod sources;
 mod start;
@@ -48,6 +49,7 @@ fn main() {
         devices::trials(),
         packets::trials(),
         forwarding::trials(),
+        sandboxes::trials(),
         localhost::trials(),
         policies::trials(),
         topology::trials(),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -98,6 +98,20 @@ impl Node {
     /// # Errors
     /// When the kernel refuses a part of it.
     pub fn pod(&self, name: &str) -> Result<Pod> {
+        self.pod_below(name, &self.cgroup)
+    }
+
+    /// Adds a pod whose sockets the node's hooks do not see, as those of a virtual machine: its cgroup is beside the
+    /// node's.
+    ///
+    /// # Errors
+    /// When the kernel refuses a part of it.
+    pub fn sandboxed_pod(&self, name: &str) -> Result<Pod> {
+        let beside = self.cgroup.parent().context("a cgroup with a parent")?;
+        self.pod_below(name, &beside.join("sandboxes"))
+    }
+
+    fn pod_below(&self, name: &str, cgroup: &Path) -> Result<Pod> {
         let index = self.pods.fetch_add(1, Ordering::Relaxed);
         let host = u8::try_from(index + 1).context("a node of the laboratory holds 255 pods")?;
         let v4 = Ipv4Addr::new(10, 244, self.number, host);
@@ -110,7 +124,7 @@ impl Node {
              route add 169.254.1.1 dev eth0 scope link\nroute add default via 169.254.1.1 src {v4}\n\
              route add default via fe80::1 dev eth0 src {v6}\n"
         ))?;
-        let place = Place::new(name, netns, self.cgroup.join(name), [v4.into(), v6.into()])?;
+        let place = Place::new(name, netns, cgroup.join(name), [v4.into(), v6.into()])?;
         let pause = place.spawn("pause", |control| {
             control.wait_for_stop(Duration::MAX);
             Ok(())
