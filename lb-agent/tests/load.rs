@@ -338,6 +338,7 @@ const FLOW: &[&str] = &[
     "generation",
     "flags",
     "oif",
+    "via",
     "seen_s",
 ];
 const FRAGMENT: &[&str] = &["src", "dst", "id", "proto", "sport", "dport"];

@@ -57,6 +57,8 @@ pub struct FlowVal<A> {
     pub src: A,
     /// Receiver once translated.
     pub dst: A,
+    /// The next hop beyond `oif`, looked up once a second; unspecified: the kernel looks it up for each packet.
+    pub via: A,
     /// The sender's port once translated.
     pub sport: BePort,
     /// The receiver's port once translated.
@@ -181,12 +183,14 @@ impl<A: Address> FlowVal<A> {
         FlowKey::new(proto, self.dst, self.dport, self.src, self.sport)
     }
 
-    /// The value of the other half, given the key of this one; `oif` is the other half's own.
+    /// The value of the other half, given the key of this one; `oif` is the other half's own. Its next hop is not known
+    /// here.
     #[inline(always)]
     pub const fn other_val(&self, key: &FlowKey<A>, oif: u32) -> Self {
         Self {
             src: key.dst,
             dst: key.src,
+            via: A::UNSPECIFIED,
             sport: key.dport,
             dport: key.sport,
             service: self.service,

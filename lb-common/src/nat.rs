@@ -33,8 +33,8 @@ pub const DYNAMIC_HI: u16 = 65_535;
 
 /// The flow tables of one family, embryos and established as one.
 pub trait Flows<A> {
-    /// The flow that packets with this key belong to.
-    fn flow(&self, key: &FlowKey<A>) -> Option<FlowVal<A>>;
+    /// Copies the flow that packets with this key belong to; false where there is none. Not returned: a BPF stack is small.
+    fn load(&self, key: &FlowKey<A>, to: &mut FlowVal<A>) -> bool;
     /// Is there such a flow?
     fn is_flow(&self, key: &FlowKey<A>) -> bool;
     /// Makes an embryo; false where there is one with this key, or no room.
@@ -180,6 +180,8 @@ pub struct Draft<A> {
     pub inner: Header<A>,
     /// The half of the backend's packets.
     pub counterpart: FlowVal<A>,
+    /// A flow that is in the way.
+    pub met: FlowVal<A>,
 }
 
 /// All that a new flow depends on, but its packet. The stages of [`Opening::open`] stay out of line and
@@ -315,6 +317,7 @@ impl<T, N, C: Chance> Opening<'_, T, N, C> {
         val.src = draft.key.src;
         val.sport = draft.key.sport;
         val.oif = 0;
+        val.via = A::UNSPECIFIED;
         val.seen_s = self.now_s;
         let is_hairpin = val.dst == val.src;
         let is_local = (self.tables.backend(val.backend)).is_some_and(|backend| {
@@ -377,12 +380,12 @@ impl<T, N, C: Chance> Opening<'_, T, N, C> {
             return INSERTED;
         }
         // Another CPU made the flow of the same opener, and its answers may be these; or there is no room.
-        let winner = self.tables.flow(&draft.key);
-        let is_shared = winner.is_some_and(|val| val.other_key(draft.key.proto) == draft.answers);
+        let is_there = self.tables.load(&draft.key, &mut draft.met);
+        let is_shared = is_there && draft.met.other_key(draft.key.proto) == draft.answers;
         if !is_shared {
             self.tables.forget(&draft.answers);
         }
-        if winner.is_some() {
+        if is_there {
             INSERTED
         } else {
             Counter::FlowTableFull as u32
@@ -406,6 +409,7 @@ impl<T, N, C: Chance> Opening<'_, T, N, C> {
         val.generation = 0;
         val.flags = flags.with(FlowFlags::PORT);
         val.oif = 0;
+        val.via = A::UNSPECIFIED;
         val.seen_s = self.now_s;
         if !self.reserve_port(draft, 0, lo, hi) {
             return false;
@@ -427,7 +431,8 @@ impl<T, N, C: Chance> Opening<'_, T, N, C> {
     {
         draft.put_answers(0);
         let proto = draft.key.proto;
-        if let Some(other) = self.tables.flow(&draft.answers) {
+        if self.tables.load(&draft.answers, &mut draft.met) {
+            let other = &draft.met;
             let dialled = other.other_key(proto);
             let timeouts = &self.config.timeouts;
             let is_over = other.flags.is_closing()

@@ -99,6 +99,7 @@ fn wanted<A: Address>(ends: &Ends<A>, key: &FlowKey<A>, is_local: bool, cell: Ce
         src: if is_masqueraded { ends.node } else { key.src },
         sport: BePort::new(if is_masqueraded { SNAT_LO } else { CLIENT_PORT }),
         dst: if is_local { ends.local } else { ends.remote },
+        via: A::UNSPECIFIED,
         dport: BePort::new(8080),
         service: SERVICE,
         backend: if is_local { LOCAL_ID } else { REMOTE_ID },
@@ -885,6 +886,7 @@ proptest! {
         let val = FlowVal {
             src: to.src,
             dst: to.dst,
+            via: Addr6::UNSPECIFIED,
             sport: to.sport,
             dport: to.dport,
             service: SERVICE,

@@ -173,5 +173,5 @@ fn send_back<A: Family>(skb: &Skb, config: &Config, draft: &Draft<A>, side: Side
     if oif == 0 {
         return SHOT;
     }
-    skb.redirect_neigh(oif)
+    skb.redirect_neigh(oif, &A::UNSPECIFIED)
 }

@@ -55,6 +55,8 @@ pub trait FlowTables<A>: Flows<A> {
     fn find(&self, draft: &mut Draft<A>) -> Option<bool>;
     /// Notes state and time in a half that is there; false if it is not.
     fn note(&self, key: &FlowKey<A>, flags: FlowFlags, seen_s: u32) -> bool;
+    /// Notes the next hop of a half that leaves by `oif`.
+    fn note_via(&self, key: &FlowKey<A>, oif: u32, via: &A);
     /// Puts a half among the established; false without room.
     fn establish(&self, key: &FlowKey<A>, val: &FlowVal<A>) -> bool;
     /// Takes a half out of the embryos.
@@ -102,9 +104,13 @@ macro_rules! flow_tables {
 
         impl Flows<$addr> for Kernel {
             #[inline(always)]
-            fn flow(&self, key: &FlowKey<$addr>) -> Option<FlowVal<$addr>> {
-                // SAFETY: copied at once; see `find`.
-                $look(key).map(|(at, _)| unsafe { at.read() })
+            fn load(&self, key: &FlowKey<$addr>, to: &mut FlowVal<$addr>) -> bool {
+                let Some((at, _)) = $look(key) else {
+                    return false;
+                };
+                // SAFETY: from a map's value that is valid until the program ends; see `find`.
+                unsafe { ptr::copy_nonoverlapping(at, to, 1) };
+                true
             }
 
             #[inline(always)]
@@ -155,6 +161,19 @@ macro_rules! flow_tables {
                 // SAFETY: the map's value, valid until the program ends.
                 unsafe { write_state(at, flags, seen_s) };
                 true
+            }
+
+            #[inline(always)]
+            fn note_via(&self, key: &FlowKey<$addr>, oif: u32, via: &$addr) {
+                if let Some((at, _)) = $look(key) {
+                    // SAFETY: the map's value, valid until the program ends. Who reads an address of which half is
+                    // written loses a packet, at a change of routes.
+                    unsafe {
+                        if (*at).oif == oif && (*at).via != *via {
+                            (&raw mut (*at).via).write(*via);
+                        }
+                    }
+                }
             }
 
             #[inline(always)]

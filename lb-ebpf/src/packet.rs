@@ -9,7 +9,7 @@ use core::{arch::asm, ptr};
 use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_fib_lookup,
-        bpf_sock_tuple,
+        bpf_redir_neigh, bpf_sock_tuple,
     },
     btf_maps::PerCpuArray,
     helpers::generated as helpers,
@@ -40,6 +40,10 @@ const FIB_FRAG_NEEDED: i64 = 8;
 const FIB_SIZE: i32 = {
     assert!(size_of::<bpf_fib_lookup>() == 64);
     64
+};
+const HOP_SIZE: i32 = {
+    assert!(size_of::<bpf_redir_neigh>() == 20);
+    20
 };
 /// Tells bpf_check_mtu to look at the segments of a GSO packet.
 const MTU_SEGMENTS: u64 = 1;
@@ -176,11 +180,16 @@ impl Skb {
         self.store(0, mac)
     }
 
-    /// Sends it out of a device, with the hardware address that its destination needs.
+    /// Sends it out of a device, with the hardware address of the next hop; the kernel looks an unspecified one up.
     #[inline(always)]
-    pub fn redirect_neigh(&self, oif: u32) -> i32 {
-        // SAFETY: no parameters: the kernel looks the next hop up.
-        verdict(unsafe { helpers::bpf_redirect_neigh(oif, ptr::null_mut(), 0, 0) })
+    pub fn redirect_neigh<A: Routed>(&self, oif: u32, via: &A) -> i32 {
+        if via.is_unspecified() {
+            // SAFETY: no parameters.
+            return verdict(unsafe { helpers::bpf_redirect_neigh(oif, ptr::null_mut(), 0, 0) });
+        }
+        let mut hop = via.hop();
+        // SAFETY: a struct of the size given.
+        verdict(unsafe { helpers::bpf_redirect_neigh(oif, &raw mut hop, HOP_SIZE, 0) })
     }
 
     /// Lets it arrive at another device.
@@ -220,6 +229,16 @@ impl Skb {
         }
         matches!(answer, FIB_SUCCESS | FIB_NO_NEIGH | FIB_FRAG_NEEDED)
             .then(|| (fib.ifindex, A::source(fib)))
+    }
+
+    /// The next device towards `to`, and the next hop there: unspecified where it is of the other family. `None` without a
+    /// route.
+    #[inline(always)]
+    pub fn next_hop<A: Routed>(&self, to: &A) -> Option<(u32, A)> {
+        let fib = question::<bpf_fib_lookup>()?;
+        let answer = self.ask_route(fib, to, 0);
+        matches!(answer, FIB_SUCCESS | FIB_NO_NEIGH | FIB_FRAG_NEEDED)
+            .then(|| (fib.ifindex, A::next_hop(fib)))
     }
 
     #[inline(always)]
@@ -392,10 +411,22 @@ impl Frame for Skb {
     }
 }
 
+#[inline(always)]
+fn no_hop(family: u8) -> bpf_redir_neigh {
+    // SAFETY: every bit pattern is valid for this plain struct of the kernel's.
+    let mut hop: bpf_redir_neigh = unsafe { core::mem::zeroed() };
+    hop.nh_family = u32::from(family);
+    hop
+}
+
 /// A family in the kernel's own structs.
 pub trait Routed: Address {
     fn ask(&self, fib: &mut bpf_fib_lookup);
     fn source(fib: &bpf_fib_lookup) -> Self;
+    /// The next hop of an answer: the gateway, or the destination itself.
+    fn next_hop(fib: &bpf_fib_lookup) -> Self;
+    /// As the redirect wants a next hop.
+    fn hop(&self) -> bpf_redir_neigh;
     /// Fills in the tuple, and says how many bytes of it count.
     fn tuple(key: &FlowKey<Self>, to: &mut bpf_sock_tuple) -> u32;
 }
@@ -411,6 +442,22 @@ impl Routed for Addr4 {
     fn source(fib: &bpf_fib_lookup) -> Self {
         // SAFETY: the family says which member of the union is meant.
         Self::from_ctx(unsafe { fib.__bindgen_anon_3.ipv4_src })
+    }
+
+    #[inline(always)]
+    fn next_hop(fib: &bpf_fib_lookup) -> Self {
+        if fib.family != AF_INET {
+            return Self::UNSPECIFIED;
+        }
+        // SAFETY: as above.
+        Self::from_ctx(unsafe { fib.__bindgen_anon_4.ipv4_dst })
+    }
+
+    #[inline(always)]
+    fn hop(&self) -> bpf_redir_neigh {
+        let mut hop = no_hop(AF_INET);
+        hop.__bindgen_anon_1.ipv4_nh = self.to_ctx();
+        hop
     }
 
     #[inline(always)]
@@ -436,6 +483,19 @@ impl Routed for Addr6 {
     fn source(fib: &bpf_fib_lookup) -> Self {
         // SAFETY: the family says which member of the union is meant.
         Self::from_ctx(unsafe { fib.__bindgen_anon_3.ipv6_src })
+    }
+
+    #[inline(always)]
+    fn next_hop(fib: &bpf_fib_lookup) -> Self {
+        // SAFETY: as above.
+        Self::from_ctx(unsafe { fib.__bindgen_anon_4.ipv6_dst })
+    }
+
+    #[inline(always)]
+    fn hop(&self) -> bpf_redir_neigh {
+        let mut hop = no_hop(AF_INET6);
+        hop.__bindgen_anon_1.ipv6_nh = self.ne_words();
+        hop
     }
 
     #[inline(always)]

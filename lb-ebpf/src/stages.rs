@@ -26,6 +26,7 @@ pub trait Stages: Family {
     fn read(skb: &Skb) -> u32;
     fn opener(skb: &Skb) -> i32;
     fn touch(skb: &Skb, is_embryo: bool);
+    fn find_ways(skb: &Skb);
     fn send(skb: &Skb) -> i32;
     fn beside(skb: &Skb) -> i32;
     fn collision(skb: &Skb) -> i32;
@@ -54,7 +55,7 @@ pub extern "C" fn lb_crc_change(delta: u32, after: u32) -> u32 {
 }
 
 macro_rules! stages {
-    ($addr:ty, $read:ident, $opener:ident, $touch:ident, $send:ident, $beside:ident, $collision:ident,
+    ($addr:ty, $read:ident, $opener:ident, $touch:ident, $find_ways:ident, $send:ident, $beside:ident, $collision:ident,
      $nowhere:ident, $related:ident, $refuse_syn:ident, $put_error:ident) => {
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -73,6 +74,12 @@ macro_rules! stages {
         extern "C" fn $touch(ctx: *mut __sk_buff, l3: u32, is_embryo: u32) -> i32 {
             tc_lb::touch::<$addr>(&Skb::new(ctx, kept(l3)), kept(is_embryo) != 0);
             0
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $find_ways(ctx: *mut __sk_buff, l3: u32) -> i32 {
+            tc_lb::find_ways::<$addr>(&Skb::new(ctx, kept(l3)))
         }
 
         #[unsafe(no_mangle)]
@@ -131,6 +138,10 @@ macro_rules! stages {
                 $touch(skb.raw, skb.l3, is_embryo as u32);
             }
             #[inline(always)]
+            fn find_ways(skb: &Skb) {
+                $find_ways(skb.raw, skb.l3);
+            }
+            #[inline(always)]
             fn send(skb: &Skb) -> i32 {
                 $send(skb.raw, skb.l3)
             }
@@ -167,6 +178,7 @@ stages!(
     lb_read4,
     lb_opener4,
     lb_touch4,
+    lb_find_ways4,
     lb_send4,
     lb_beside4,
     lb_collision4,
@@ -180,6 +192,7 @@ stages!(
     lb_read6,
     lb_opener6,
     lb_touch6,
+    lb_find_ways6,
     lb_send6,
     lb_beside6,
     lb_collision6,

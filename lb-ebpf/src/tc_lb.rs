@@ -8,7 +8,7 @@ use lb_common::{
     config::{Config, FamilyConfig},
     decide::{Dial, Lookup, lookup},
     device::{DeviceVal, MasqAddr},
-    flow::{FlowFlags, FlowKey, FlowVal},
+    flow::{FlowFlags, FlowKey},
     fragment::{FragmentKey, FragmentVal},
     frontend::Class,
     nat::{DYNAMIC_HI, DYNAMIC_LO, Draft, Flows as _, Network, Opening, Route, Sender, stands},
@@ -38,6 +38,9 @@ pub const NEXT: i32 = -1;
 pub const SHOT: i32 = 2;
 /// Not a verdict: the flow is in the tables now.
 const MADE: i32 = 100;
+/// Not a verdict: the packet is rewritten by the flow at hand and sent on its way. Not done where that is found out: a
+/// stack of 512 bytes has to do for all who call each other.
+const SEND: i32 = 102;
 /// Not a verdict: the packet is dropped and answered.
 const ANSWER: i32 = 101;
 
@@ -161,14 +164,17 @@ fn by_family(skb: &Skb, side: Side) -> i32 {
     }
 }
 
-/// Works on a packet, and answers it if that is what becomes of it.
+/// Works on a packet, and sends or answers it if that is what becomes of it.
 #[inline(always)]
 fn work<A: Stages>(skb: &Skb, side: Side) -> i32
 where
     Kernel: Tables<A> + FlowTables<A>,
     Config: FamilyConfig<A>,
 {
-    let verdict = packet::<A>(skb, side);
+    let mut verdict = packet::<A>(skb, side);
+    if verdict == SEND {
+        verdict = A::send(skb);
+    }
     if verdict == ANSWER {
         answer::<A>(skb, side)
     } else {
@@ -218,12 +224,16 @@ where
         return NEXT;
     }
     let next = after(flags, draft.step());
-    if next != flags || now_s != draft.val.seen_s {
+    let is_due = now_s != draft.val.seen_s;
+    if next != flags || is_due {
         draft.val.flags = next;
         draft.val.seen_s = now_s;
         A::touch(skb, is_embryo);
     }
-    A::send(skb)
+    if is_due && flags.has(FlowFlags::SNAT) {
+        A::find_ways(skb);
+    }
+    SEND
 }
 
 /// The configuration, and the packet at hand.
@@ -443,14 +453,15 @@ where
         return NEXT;
     };
     draft.answers = draft.key.reversed();
-    let Some(flow) = Kernel.flow(&draft.answers) else {
+    if !Kernel.load(&draft.answers, &mut draft.met) {
         return A::nowhere(Side::Inbound);
-    };
-    if !flow.flags.is_met_outbound() {
+    }
+    let flags = draft.met.flags;
+    if !flags.is_met_outbound() {
         return NEXT;
     }
-    if flow.flags.is_closing() {
-        end_other(draft, &flow);
+    if flags.is_closing() {
+        end_met(draft);
         return NEXT;
     }
     let opening = opening(skb, config);
@@ -460,16 +471,16 @@ where
         return SHOT;
     }
     count_packet(Counter::PortChanged);
-    A::send(skb)
+    SEND
 }
 
-/// Forgets the flow that the answers at hand are of.
+/// Forgets the flow that is in the way, which the answers at hand are of.
 #[inline(always)]
-fn end_other<A: Family>(draft: &mut Draft<A>, flow: &FlowVal<A>)
+fn end_met<A: Family>(draft: &mut Draft<A>)
 where
     Kernel: FlowTables<A>,
 {
-    draft.quoted = flow.other_key(draft.key.proto);
+    draft.quoted = draft.met.other_key(draft.key.proto);
     Kernel.forget(&draft.quoted);
     Kernel.forget(&draft.answers);
 }
@@ -489,25 +500,27 @@ where
     if draft.key.src == config.lb0_addr() {
         return masquerade_again(skb, config, draft);
     }
-    let flow = Kernel.flow(&draft.answers);
-    let in_the_way =
-        |flow: &FlowVal<A>| flow.flags.has(FlowFlags::SNAT) && !flow.flags.has(FlowFlags::LB0);
-    let Some(flow) = flow.filter(in_the_way) else {
+    let flags = if Kernel.load(&draft.answers, &mut draft.met) {
+        draft.met.flags
+    } else {
+        FlowFlags::default()
+    };
+    if !flags.has(FlowFlags::SNAT) || flags.has(FlowFlags::LB0) {
         return if draft.step().may_open() {
             A::nowhere(Side::Outbound)
         } else {
             NEXT
         };
-    };
+    }
     if draft.step().may_open() {
         draft.val.src = draft.key.src;
         if move_out(skb, config, draft) {
             count_packet(Counter::HostPortMoved);
-            return A::send(skb);
+            return SEND;
         }
-    } else if !flow.flags.has(FlowFlags::ESTABLISHED) {
+    } else if !flags.has(FlowFlags::ESTABLISHED) {
         // A connection that is older than ours: ours tries again, from another port.
-        end_other(draft, &flow);
+        end_met(draft);
         return NEXT;
     }
     count_packet(Counter::NoSnatPort);
@@ -526,11 +539,11 @@ where
     if !device(skb.ifindex()).is_some_and(|device| device.is(DeviceVal::UPLINK)) {
         return NEXT;
     }
-    let Some(flow) = Kernel.flow(&draft.answers) else {
+    if !Kernel.load(&draft.answers, &mut draft.met) {
         count_packet(Counter::FlowUnknown);
         return SHOT;
-    };
-    if flow.flags.has(FlowFlags::LOCAL) {
+    }
+    if draft.met.flags.has(FlowFlags::LOCAL) {
         return NEXT;
     }
     if !draft.step().may_open() {
@@ -542,7 +555,7 @@ where
         count_packet(Counter::NoSnatPort);
         return SHOT;
     }
-    A::send(skb)
+    SEND
 }
 
 /// Makes a flow that leaves from `draft.val.src` and a port for masqueraded ones.
@@ -621,6 +634,26 @@ where
         // It lives on among the embryos.
         Kernel.leave_established(&draft.answers);
         count_packet(Counter::FlowTableFull);
+    }
+    0
+}
+
+/// Looks up the next hops of both halves of the flow at hand.
+#[inline(always)]
+pub fn find_ways<A: Stages>(skb: &Skb) -> i32
+where
+    Kernel: Tables<A> + FlowTables<A>,
+    Config: FamilyConfig<A>,
+{
+    let Some((_, draft)) = at_hand::<A>() else {
+        return 0;
+    };
+    draft.answers = draft.val.other_key(draft.key.proto);
+    if let Some((oif, via)) = skb.next_hop(&draft.val.dst) {
+        Kernel.note_via(&draft.key, oif, &via);
+    }
+    if let Some((oif, via)) = skb.next_hop(&draft.key.src) {
+        Kernel.note_via(&draft.answers, oif, &via);
     }
     0
 }
@@ -704,7 +737,7 @@ pub fn leave<A: Family>(skb: &Skb, config: &Config, draft: &Draft<A>) -> i32 {
         return SHOT;
     }
     skb.set_mark(skb.mark() | config.mark);
-    skb.redirect_neigh(draft.val.oif)
+    skb.redirect_neigh(draft.val.oif, &draft.val.via)
 }
 
 #[inline(always)]

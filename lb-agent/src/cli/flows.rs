@@ -206,6 +206,7 @@ mod tests {
         let val = FlowVal {
             src: addr(3),
             dst: addr(4),
+            via: <Addr4 as lb_common::net::Address>::UNSPECIFIED,
             sport: port(50_000),
             dport: port(8080),
             service: ServiceId(1),

@@ -145,6 +145,7 @@ where
         let val = FlowVal {
             src: addr,
             dst: addr,
+            via: A::UNSPECIFIED,
             sport: port,
             dport: port,
             service: ServiceId::NONE,

@@ -20,6 +20,7 @@ mod fragments;
 mod full;
 mod fuzz;
 mod headers;
+mod hops;
 mod icmp;
 mod no_redirect;
 mod paths;
@@ -96,6 +97,7 @@ fn fixtures() -> Vec<Fixture> {
         refusals::fixtures(),
         full::fixtures(),
         answers::fixtures(),
+        hops::fixtures(),
         icmp::fixtures(),
         fragments::fixtures(),
         colliders::fixtures(),

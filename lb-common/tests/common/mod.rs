@@ -205,8 +205,10 @@ impl<A: Address> Tables<A> for Vecs<A> {
 }
 
 impl<A: Address> Flows<A> for Vecs<A> {
-    fn flow(&self, key: &FlowKey<A>) -> Option<FlowVal<A>> {
-        self.flows.borrow().get(key).copied()
+    fn load(&self, key: &FlowKey<A>, to: &mut FlowVal<A>) -> bool {
+        let flows = self.flows.borrow();
+        let found = flows.get(key);
+        found.inspect(|val| *to = **val).is_some()
     }
 
     fn is_flow(&self, key: &FlowKey<A>) -> bool {

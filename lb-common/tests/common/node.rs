@@ -286,6 +286,7 @@ pub fn draft<A: Address>(key: FlowKey<A>) -> Draft<A> {
     let nothing = FlowVal {
         src: A::UNSPECIFIED,
         dst: A::UNSPECIFIED,
+        via: A::UNSPECIFIED,
         sport: BePort::new(0),
         dport: BePort::new(0),
         service: ServiceId::NONE,
@@ -318,6 +319,7 @@ pub fn draft<A: Address>(key: FlowKey<A>) -> Draft<A> {
         quoted: key,
         inner: header,
         counterpart: nothing,
+        met: nothing,
     }
 }
 

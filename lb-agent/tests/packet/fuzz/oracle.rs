@@ -525,6 +525,7 @@ fn draft<A: Family>(key: FlowKey<A>, step: Step) -> Draft<A> {
     let val = FlowVal {
         src: key.src,
         dst: key.dst,
+        via: A::UNSPECIFIED,
         sport: key.sport,
         dport: key.dport,
         service: ServiceId::NONE,
@@ -557,6 +558,7 @@ fn draft<A: Family>(key: FlowKey<A>, step: Step) -> Draft<A> {
         quoted: key,
         inner: header,
         counterpart: val,
+        met: val,
     }
 }
 
@@ -682,8 +684,8 @@ impl<A: Family> World<A> {
 }
 
 impl<A: Family> Flows<A> for &World<A> {
-    fn flow(&self, key: &FlowKey<A>) -> Option<FlowVal<A>> {
-        World::flow(self, key)
+    fn load(&self, key: &FlowKey<A>, to: &mut FlowVal<A>) -> bool {
+        self.flow(key).inspect(|val| *to = *val).is_some()
     }
 
     fn is_flow(&self, key: &FlowKey<A>) -> bool {
