@@ -3,10 +3,11 @@
 //! `BLESS=1 cargo test -p lb-agent --test golden` writes them anew; read the difference before you
 //! commit it.
 
-use std::{collections::BTreeMap, env, fs, path::Path};
+use std::{collections::BTreeMap, env, fs, net::IpAddr, path::Path};
 
 use lb_agent::{
     cli::{
+        arrival::{self, Device, Routes},
         client::Who,
         explain::explain,
         explanation,
@@ -23,6 +24,7 @@ use lb_agent::{
 use lb_common::{
     affinity::{AffinityKey, AffinityVal},
     config::Config,
+    device::DeviceVal,
     frontend::{Class, FrontendKey, FrontendVal, Kind, SourceRule},
     id::{BackendId, ServiceId},
     list::{Empty, ListRange},
@@ -350,6 +352,87 @@ fn the_json_of_explain_keeps_its_keys() {
     let explanation = explain(&shop().0, &target, &pod, 0);
     let text = serde_json::to_string_pretty(&explanation).expect("it serialises");
     golden("explain.json", &(text + "\n"));
+}
+
+/// eth0 leads out, to the other node too; pod0 to the pods of this one.
+struct Host;
+
+impl Routes for Host {
+    fn route(&self, to: IpAddr) -> Option<(Device, Option<IpAddr>)> {
+        let is_here = to.to_string().starts_with("10.244.1.");
+        Some((device(if is_here { "pod0" } else { "eth0" }), None))
+    }
+}
+
+fn device(name: &str) -> Device {
+    Device {
+        name: name.to_owned(),
+        index: if name == "eth0" { 2 } else { 9 },
+    }
+}
+
+fn arrived(from: &str, on: &str, to: &str) -> String {
+    let mut maps = shop();
+    maps.frontend("198.51.100.1", 80, frontend(1, Kind::EXTERNAL_IP));
+    let local = maps.0.content.backends.get_mut(&BackendId(1));
+    let local = local.expect("the first backend");
+    local.flags = local.flags.with(BackendFlags::ON_NODE);
+    let eth0 = DeviceVal {
+        flags: DeviceVal::UPLINK,
+        masq4: addr("192.0.2.1"),
+        ..DeviceVal::default()
+    };
+    let (devices, to) = (BTreeMap::from([(2, eth0)]), to.parse().expect("a target"));
+    let answer = arrival::explain(maps.0, &devices, &Host, &device(on), addr(from), &to, 0);
+    explanation::text(&answer)
+}
+
+#[test]
+fn explain_tells_the_way_of_packets_from_outside() {
+    let rows = [
+        (
+            "masqueraded towards the other node, and not to this one",
+            "192.0.2.77",
+            "eth0",
+            "198.51.100.1:80",
+        ),
+        (
+            "a client outside, policy Local",
+            "192.0.2.77",
+            "eth0",
+            "192.0.2.1:30080",
+        ),
+        (
+            "inside the source ranges",
+            "192.0.2.77",
+            "eth0",
+            "203.0.113.7:80",
+        ),
+        (
+            "outside of the source ranges",
+            "192.0.3.77",
+            "eth0",
+            "203.0.113.7:80",
+        ),
+        ("nobody to answer", "192.0.2.77", "eth0", "10.96.0.30:80"),
+        (
+            "a port that no Service has",
+            "192.0.2.77",
+            "eth0",
+            "192.0.2.1:22",
+        ),
+        (
+            "a device without programs",
+            "192.0.2.77",
+            "pod0",
+            "10.96.0.10:80",
+        ),
+    ];
+    let mut text = String::new();
+    for (title, from, on, to) in rows {
+        text += &format!("# {title}\n{}\n", arrived(from, on, to));
+    }
+    golden("explain-arrival.txt", &text);
 }
 
 fn status(running: bool, problem: Option<&str>) -> Status {

@@ -16,7 +16,7 @@ use crate::{
     id::{BackendId, ServiceId},
     list::List,
     net::{Address, BePort},
-    parse::Header,
+    parse::{Header, Place},
     reason::{Counter, Reason},
     service::BackendFlags,
     tables::Tables,
@@ -302,10 +302,10 @@ impl<T, N, C: Chance> Opening<'_, T, N, C> {
         }
     }
 
-    /// Completes the half of the client's packets; returns the device that answers leave by, 0 where the
-    /// stack routes them.
+    /// Completes the half of the client's packets, whose backend is chosen; returns the device that answers leave by, 0
+    /// where the stack routes them.
     #[inline(never)]
-    fn put_way<A>(&self, draft: &mut Draft<A>, wants_masquerade: bool) -> u32
+    pub fn put_way<A>(&self, draft: &mut Draft<A>, wants_masquerade: bool) -> u32
     where
         A: Address,
         T: Tables<A>,
@@ -515,6 +515,48 @@ pub fn masquerades_for(
 }
 
 impl<A: Address> Draft<A> {
+    /// An opener of which nothing else is known.
+    pub const fn opener(key: FlowKey<A>) -> Self {
+        let nothing = FlowVal {
+            src: A::UNSPECIFIED,
+            dst: A::UNSPECIFIED,
+            via: A::UNSPECIFIED,
+            sport: BePort::new(0),
+            dport: BePort::new(0),
+            service: ServiceId::NONE,
+            backend: BackendId::NONE,
+            generation: 0,
+            flags: FlowFlags { bits: 0 },
+            oif: 0,
+            seen_s: 0,
+        };
+        let header = Header {
+            src: key.src,
+            dst: key.dst,
+            total: 0,
+            l3: 0,
+            l4: 0,
+            id: 0,
+            proto: key.proto,
+            ttl: 64,
+            place: Place::WHOLE,
+            pad: 0,
+        };
+        Self {
+            header,
+            step: Step::Open as u32,
+            answer: 0,
+            frontend: FrontendVal::any_port(),
+            key,
+            val: nothing,
+            answers: key,
+            quoted: key,
+            inner: header,
+            counterpart: nothing,
+            met: nothing,
+        }
+    }
+
     /// What the packet does to its connection.
     #[inline(always)]
     pub const fn step(&self) -> Step {

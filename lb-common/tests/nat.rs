@@ -462,7 +462,7 @@ where
 {
     let config = config(&ends);
     let world = world(&config, ends, Policies::default());
-    let mut draft = draft(tcp(ends.client, CLIENT_PORT, ends.local, 8080));
+    let mut draft = Draft::opener(tcp(ends.client, CLIENT_PORT, ends.local, 8080));
     draft.val.src = ends.node;
     assert!(world.sidestep(&mut draft, FlowFlags::DIRECT, 50_000, 50_009));
     assert_eq!(

@@ -130,6 +130,9 @@ pub struct ExplainArgs {
     /// The client, by a process of its network namespace
     #[arg(long, value_name = "N")]
     pub pid: Option<u32>,
+    /// Its packets arrive on this device of the node: what our programs there do with them
+    #[arg(long, value_name = "DEV", requires = "from")]
+    pub dev: Option<String>,
     /// What it dials: ADDR:PORT or ADDR:PORT/PROTO, IPv6 in brackets; TCP unless told
     #[arg(long, value_name = "ADDR:PORT[/PROTO]")]
     pub to: Target,

@@ -4,7 +4,9 @@
 use std::process::ExitCode;
 
 use lb_common::{
+    config::{Config, FamilyConfig},
     decide::{Client, Decision, Dial, Fixed, Lookup, affinity_key, class_for, decide, lookup},
+    device::MasqAddr,
     frontend::{FrontendKey, FrontendVal, Kind},
     id::BackendId,
     list::List,
@@ -16,6 +18,7 @@ use lb_common::{
 
 use super::{
     args::ExplainArgs,
+    arrival::{self, host::Host},
     client::{Who, of_address, of_process},
     dial::Target,
     explanation::{
@@ -41,26 +44,38 @@ pub fn execute(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn of_family<A: Family>(args: &ExplainArgs, pinned: &Pinned) -> anyhow::Result<Explanation> {
+fn of_family<A: Family>(args: &ExplainArgs, pinned: &Pinned) -> anyhow::Result<Explanation>
+where
+    A: MasqAddr,
+    Config: FamilyConfig<A>,
+{
     let snapshot = pinned.snapshot::<A>()?;
     let host_netns = pinned.agent()?.host_netns;
-    let who = match args.from {
-        None => of_process(args.pid, host_netns)?,
-        Some(from) => {
-            let from = A::from_ip(from.to_canonical()).ok_or_else(|| {
-                anyhow::anyhow!(
-                    "--from {from} and --to {}: both must be of one family",
-                    args.to
-                )
-            })?;
-            of_address(from, &snapshot, host_netns)
-        }
+    let now_ns = sys::boot_ns()?;
+    let Some(from) = args.from else {
+        let who = of_process(args.pid, host_netns)?;
+        return Ok(explain(&snapshot, &args.to, &who, now_ns));
     };
-    Ok(explain(&snapshot, &args.to, &who, sys::boot_ns()?))
+    let from = A::from_ip(from.to_canonical()).ok_or_else(|| {
+        anyhow::anyhow!(
+            "--from {from} and --to {}: both must be of one family",
+            args.to
+        )
+    })?;
+    let Some(device) = &args.dev else {
+        let who = of_address(from, &snapshot, host_netns);
+        return Ok(explain(&snapshot, &args.to, &who, now_ns));
+    };
+    let devices = pinned.devices()?;
+    let host = Host::here(host_netns)?;
+    let device = host.device(device)?;
+    Ok(arrival::explain(
+        snapshot, &devices, &host, &device, from, &args.to, now_ns,
+    ))
 }
 
-/// Explains a connection on a snapshot, at a moment in nanoseconds since boot.
-pub fn explain<A: Family>(
+/// The decision on a snapshot, at a moment in nanoseconds since boot, whatever way the client came.
+pub(super) fn decided<A: Family>(
     snapshot: &Snapshot<A>,
     to: &Target,
     who: &Who,
@@ -80,19 +95,15 @@ pub fn explain<A: Family>(
             note: who.note.clone(),
         },
         verdict: passed(),
+        device: None,
         service: None,
         frontend: None,
         list: None,
         affinity: None,
         candidates: Vec::new(),
     };
-    let Some(addr) = A::from_ip(to.addr) else {
+    let Some(dial) = dial::<A>(to) else {
         return explanation;
-    };
-    let dial = Dial {
-        addr,
-        port: BePort::new(to.port),
-        proto: to.proto,
     };
     let chance = Fixed { now_ns, random: 0 };
     let decision = decide(snapshot, &dial, &client, &chance);
@@ -107,9 +118,40 @@ pub fn explain<A: Family>(
         .describe(&dial, &mut explanation);
     }
     explanation.verdict = verdict(&decision, &explanation);
-    if decision == Decision::Pass && is_foreign(snapshot, addr) {
+    if decision == Decision::Pass && is_foreign(snapshot, dial.addr) {
         explanation.verdict.rule = FOREIGN.to_owned();
     }
+    explanation
+}
+
+/// The frontend that answers this client.
+pub(super) fn frontend_of<A: Family>(
+    snapshot: &Snapshot<A>,
+    to: &Target,
+    who: &Who,
+) -> Option<FrontendVal> {
+    match lookup(snapshot, &dial::<A>(to)?, &who.client::<A>()) {
+        Lookup::Found(frontend) => Some(frontend),
+        Lookup::Pass | Lookup::Refuse(_) => None,
+    }
+}
+
+fn dial<A: Family>(to: &Target) -> Option<Dial<A>> {
+    Some(Dial {
+        addr: A::from_ip(to.addr)?,
+        port: BePort::new(to.port),
+        proto: to.proto,
+    })
+}
+
+/// Explains a connection of a socket of this node.
+pub fn explain<A: Family>(
+    snapshot: &Snapshot<A>,
+    to: &Target,
+    who: &Who,
+    now_ns: u64,
+) -> Explanation {
+    let mut explanation = decided(snapshot, to, who, now_ns);
     if to.proto == Proto::SCTP {
         explanation.client.note += "; SCTP has no socket hook: it is translated in packets only";
     }
@@ -255,6 +297,7 @@ impl<A: Family> Found<'_, A> {
                     id: id.0,
                     probability,
                     why,
+                    way: None,
                 }
             })
             .collect();
@@ -336,6 +379,9 @@ impl Explanation {
                 "rule 39b: this node's own traffic may use endpoints anywhere"
             }
             ("local", "cluster", _) => "rule 39a: a pod's traffic may use endpoints anywhere",
+            ("local", _, "outside") => {
+                "rule 42: externalTrafficPolicy Local: endpoints of this node"
+            }
             ("local", ..) => "rule 42: externalTrafficPolicy Local, and pods are not told apart",
             _ => "rule 38: externalTrafficPolicy Cluster",
         };

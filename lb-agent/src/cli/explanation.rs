@@ -12,6 +12,8 @@ use super::{output::columns, view::FrontendView};
 pub struct Explanation {
     /// What was dialled.
     pub to: To,
+    /// The device that the packets arrive on; null for a socket of this node.
+    pub device: Option<String>,
     /// Who dialled.
     pub client: ClientView,
     /// What happens.
@@ -41,7 +43,7 @@ pub struct To {
 #[derive(Serialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientView {
-    /// `pod` or `host`.
+    /// `pod`, `host` or, of packets alone, `outside`.
     pub class: &'static str,
     /// Cookie of its network namespace, where known.
     pub network_namespace: Option<u64>,
@@ -56,7 +58,7 @@ pub struct ClientView {
 pub struct Verdict {
     /// `dnat`, `refused`, `unreachable` or `pass`.
     pub kind: &'static str,
-    /// What the caller of connect gets: `ECONNREFUSED` or `EHOSTUNREACH`.
+    /// What the caller of connect gets: `ECONNREFUSED` or `EHOSTUNREACH`; null for packets.
     pub errno: Option<&'static str>,
     /// The counter that rises: label of `lb_socket_events_total`.
     pub reason: Option<&'static str>,
@@ -108,6 +110,8 @@ pub struct Candidate {
     pub probability: f64,
     /// The condition that lets it in, or the reason that leaves it out.
     pub why: String,
+    /// How packets get there, and from which source address; null for a socket of this node.
+    pub way: Option<String>,
 }
 
 impl Candidate {
@@ -142,6 +146,9 @@ pub fn text(answer: &Explanation) -> String {
         ("verdict", verdict(answer)),
         ("rule", answer.verdict.rule.clone()),
     ];
+    if let Some(device) = &answer.device {
+        lines.insert(1, ("arrival", format!("packets on {device}")));
+    }
     if let Some(service) = &answer.service {
         let port = if service.port.is_empty() {
             "-"
@@ -175,18 +182,26 @@ pub fn text(answer: &Explanation) -> String {
     }
     if !answer.candidates.is_empty() {
         text.push('\n');
-        text += &columns(
-            ["CANDIDATE", "CHANCE", "WHY"],
-            answer.candidates.iter().map(|candidate| {
-                [
-                    candidate.dial(),
-                    percent(candidate.probability),
-                    candidate.why.clone(),
-                ]
-            }),
-        );
+        text += &candidates(answer);
     }
     text
+}
+
+fn candidates(answer: &Explanation) -> String {
+    let cells = |candidate: &Candidate| {
+        let chance = percent(candidate.probability);
+        [candidate.dial(), chance, candidate.why.clone()]
+    };
+    let rows = answer.candidates.iter();
+    if answer.device.is_none() {
+        return columns(["CANDIDATE", "CHANCE", "WHY"], rows.map(cells));
+    }
+    let with_way = |candidate: &Candidate| {
+        let [dial, chance, why] = cells(candidate);
+        let way = candidate.way.clone().unwrap_or_else(|| "-".to_owned());
+        [dial, chance, way, why]
+    };
+    columns(["CANDIDATE", "CHANCE", "WAY", "WHY"], rows.map(with_way))
 }
 
 fn percent(probability: f64) -> String {
@@ -206,8 +221,13 @@ fn verdict(answer: &Explanation) -> String {
     match (answer.verdict.kind, possible.as_slice()) {
         ("dnat", [only]) => format!("DNAT to {}", only.dial()),
         ("dnat", all) => format!("DNAT to one of {} backends", all.len()),
+        ("refused", _) if answer.device.is_some() => {
+            "REJECTED: answered with RST, or with ICMP port unreachable".to_owned()
+        }
+        ("unreachable", _) if answer.device.is_some() => "DROPPED without an answer".to_owned(),
         ("refused", _) => "REFUSED: the call fails with ECONNREFUSED".to_owned(),
         ("unreachable", _) => "UNREACHABLE: the call fails with EHOSTUNREACH".to_owned(),
+        _ if answer.device.is_some() => "left as it is".to_owned(),
         _ => "not a Service".to_owned(),
     }
 }

@@ -4,6 +4,7 @@
 //! after it has gone.
 
 pub mod args;
+pub mod arrival;
 pub mod check;
 pub mod cleanup;
 pub mod client;

@@ -57,6 +57,27 @@ impl Conversation {
         }
     }
 
+    /// Asks a question that has one answer.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn ask(&self, request: RouteNetlinkMessage) -> io::Result<RouteNetlinkMessage> {
+        self.send(request, NLM_F_REQUEST)?;
+        loop {
+            let (datagram, _) = self.socket.recv_from_full()?;
+            for payload in messages(&datagram) {
+                match payload {
+                    NetlinkPayload::InnerMessage(message) => return Ok(message),
+                    NetlinkPayload::Error(error) => return Err(error.to_io()),
+                    NetlinkPayload::Done(_)
+                    | NetlinkPayload::Noop
+                    | NetlinkPayload::Overrun(_)
+                    | _ => {}
+                }
+            }
+        }
+    }
+
     /// Asks for a change, and waits until it is made. `flags` beside those of every request.
     ///
     /// # Errors

@@ -5,8 +5,8 @@ use std::process::Output;
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use serde_json::Value;
-use xtask::lab::Lab;
-use xtask::lab::manifest::{slices, svc};
+use xtask::lab::manifest::{Document, endpoint, slices, svc};
+use xtask::lab::{Lab, Place};
 
 use crate::harness::case;
 use crate::load::{VIP, Web};
@@ -23,6 +23,7 @@ pub fn trials() -> Vec<Trial> {
             explain,
         ),
         case("explain_knows_the_caller_by_its_process", explain_pid),
+        case("explain_tells_the_way_of_packets", explain_packets),
         case("check_lists_what_the_kernel_has", check),
     ]
 }
@@ -118,6 +119,59 @@ fn explain(lab: &Lab) -> Result<()> {
             agent.kill9()?;
         }
     }
+    Ok(())
+}
+
+/// To this node's endpoint as the client sent it, to the other node's from an address of this one (rules 77, 79).
+fn explain_packets(lab: &Lab) -> Result<()> {
+    let web = web(lab)?;
+    let other = lab.node("node-b")?;
+    let (here, there) = (web.node.pod("here")?, other.pod("there")?);
+    let far = svc("ns/far")
+        .cluster_ip("10.96.0.12")
+        .cluster_ip("fd00:96::c");
+    let listed = slices("ns/far")
+        .tcp(8080)
+        .endpoint(endpoint(&here, &web.node.name))
+        .endpoint(endpoint(&there, &other.name));
+    let service = far.tcp(80).node_port(30082);
+    (web.node).publish::<Document>("far", [service.into(), listed.into()])?;
+    let outside = lab.outside("outside")?;
+    let _agent = web.node.agent(&[])?;
+    for (family, node) in web.node.host.addresses.into_iter().enumerate() {
+        let from = outside.addresses[family].to_string();
+        let to = std::net::SocketAddr::new(node, 30082).to_string();
+        let asked = [
+            "explain", "--from", &from, "--dev", "eth0", "--to", &to, "-o", "json",
+        ];
+        let told = json(&web, &asked)?;
+        ensure!(told["client"]["class"] == "outside", "{told:#}");
+        ensure!(told["verdict"]["kind"] == "dnat", "{told:#}");
+        let way = |pod: &Place| {
+            let address = pod.addresses[family].to_string();
+            let all = told["candidates"].as_array()?;
+            let one = all.iter().find(|one| one["address"] == address)?;
+            one["way"].as_str()
+        };
+        let masqueraded = format!("out of eth0, masqueraded as {node} (rule 79)");
+        ensure!(way(&there) == Some(&masqueraded), "{told:#}");
+        let kept = format!("up the stack from {from}, as the client sent it");
+        ensure!(way(&here) == Some(&kept), "{told:#}");
+    }
+    let wrong = web.node.cli(&[
+        "explain",
+        "--from",
+        "192.0.2.7",
+        "--dev",
+        "eth7",
+        "--to",
+        VIP,
+    ])?;
+    ensure!(
+        !wrong.status.success() && text(&wrong).contains("--dev eth7: no such device"),
+        "{}",
+        text(&wrong)
+    );
     Ok(())
 }
 

@@ -281,48 +281,6 @@ where
     }
 }
 
-/// An opener with nothing known about it yet.
-pub fn draft<A: Address>(key: FlowKey<A>) -> Draft<A> {
-    let nothing = FlowVal {
-        src: A::UNSPECIFIED,
-        dst: A::UNSPECIFIED,
-        via: A::UNSPECIFIED,
-        sport: BePort::new(0),
-        dport: BePort::new(0),
-        service: ServiceId::NONE,
-        backend: BackendId::NONE,
-        generation: 0,
-        flags: FlowFlags::default(),
-        oif: 0,
-        seen_s: 0,
-    };
-    let header = Header {
-        src: key.src,
-        dst: key.dst,
-        total: 0,
-        l3: 0,
-        l4: 0,
-        id: 0,
-        proto: key.proto,
-        ttl: 64,
-        place: Place::WHOLE,
-        pad: 0,
-    };
-    Draft {
-        header,
-        step: Step::Open as u32,
-        answer: 0,
-        frontend: FrontendVal::new(ServiceId::NONE, Kind::ANY_PORT),
-        key,
-        val: nothing,
-        answers: key,
-        quoted: key,
-        inner: header,
-        counterpart: nothing,
-        met: nothing,
-    }
-}
-
 /// What becomes of an opener, with the dice falling so.
 pub fn open<A: Family>(
     world: &mut World<'_, A>,
@@ -333,7 +291,7 @@ where
     Config: FamilyConfig<A>,
 {
     world.chance = Dice::falling(throws);
-    let mut draft = draft(key);
+    let mut draft = Draft::opener(key);
     let outcome = world.open(&mut draft);
     (outcome, draft)
 }

@@ -522,43 +522,9 @@ fn now_s() -> Result<u32> {
 }
 
 fn draft<A: Family>(key: FlowKey<A>, step: Step) -> Draft<A> {
-    let val = FlowVal {
-        src: key.src,
-        dst: key.dst,
-        via: A::UNSPECIFIED,
-        sport: key.sport,
-        dport: key.dport,
-        service: ServiceId::NONE,
-        backend: BackendId::NONE,
-        generation: 0,
-        flags: FlowFlags::default(),
-        oif: 0,
-        seen_s: 0,
-    };
-    let header = Header {
-        src: key.src,
-        dst: key.dst,
-        total: 0,
-        l3: 0,
-        l4: 0,
-        id: 0,
-        proto: key.proto,
-        ttl: 0,
-        place: Place::WHOLE,
-        pad: 0,
-    };
     Draft {
-        header,
         step: step as u32,
-        answer: 0,
-        frontend: FrontendVal::new(ServiceId::NONE, Kind::ANY_PORT),
-        key,
-        val,
-        answers: key,
-        quoted: key,
-        inner: header,
-        counterpart: val,
-        met: val,
+        ..Draft::opener(key)
     }
 }
 
