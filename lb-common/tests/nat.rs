@@ -6,7 +6,7 @@ use common::{
     SERVICE,
     node::{
         Ends, Family, LB0, LOCAL, LOCAL_ID, NOW_S, Policies, REMOTE, REMOTE_ID, SNAT_HI, SNAT_LO,
-        UPLINK, World, config, draft, ends4, ends6, open, tcp, without_detector, world,
+        UPLINK, World, config, ends4, ends6, open, tcp, without_detector, world,
     },
 };
 use lb_common::{
@@ -14,7 +14,7 @@ use lb_common::{
     flow::{FlowFlags, FlowKey, FlowVal},
     frontend::{Class, FrontendKey, FrontendVal, SourceRule},
     list::{Empty, ListRange},
-    nat::{Outcome, stands},
+    nat::{Draft, Outcome, stands},
     net::{Addr4, Addr6, Address, BePort, Proto},
     reason::{Counter, Reason},
     service::BackendFlags,

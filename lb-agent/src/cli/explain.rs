@@ -44,9 +44,9 @@ pub fn execute(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn of_family<A: Family>(args: &ExplainArgs, pinned: &Pinned) -> anyhow::Result<Explanation>
+fn of_family<A>(args: &ExplainArgs, pinned: &Pinned) -> anyhow::Result<Explanation>
 where
-    A: MasqAddr,
+    A: Family + MasqAddr,
     Config: FamilyConfig<A>,
 {
     let snapshot = pinned.snapshot::<A>()?;

@@ -10,15 +10,14 @@ use std::cell::RefCell;
 use lb_common::{
     config::{AddrRange, AddrRanges, Config, FamilyConfig},
     decide::Chance,
-    flow::{FlowFlags, FlowKey, FlowVal},
+    flow::FlowKey,
     frontend::{Class, FrontendKey, FrontendVal, Kind},
-    id::{BackendId, ServiceId},
+    id::BackendId,
     list::ListRange,
     nat::{Draft, Network, Opening, Outcome, Route},
     net::{Addr4, Addr6, Address, BePort, Proto},
-    parse::{Header, Place},
     service::{Backend, BackendFlags, Service},
-    track::{Step, Timeouts},
+    track::Timeouts,
 };
 
 use super::{SERVICE, Vecs, v4, v6};

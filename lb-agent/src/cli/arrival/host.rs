@@ -49,11 +49,12 @@ impl Routes for Host {
         };
         let (mut index, mut source) = (None, None);
         for attribute in route.attributes {
-            match attribute {
-                RouteAttribute::Oif(oif) => index = Some(oif),
-                RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => source = Some(ip.into()),
-                RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) => source = Some(ip.into()),
-                _ => {}
+            if let RouteAttribute::Oif(oif) = attribute {
+                index = Some(oif);
+            } else if let RouteAttribute::PrefSource(RouteAddress::Inet(ip)) = attribute {
+                source = Some(ip.into());
+            } else if let RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) = attribute {
+                source = Some(ip.into());
             }
         }
         let index = index?;

@@ -15,7 +15,7 @@ use lb_common::{
     csum,
     decide::Fixed,
     flow::{FlowFlags, FlowKey, FlowVal},
-    frontend::{Class, FrontendKey, FrontendVal, Kind},
+    frontend::{Class, FrontendKey, FrontendVal},
     id::{BackendId, ServiceId},
     nat::{Draft, Flows, Network, Opening, Route, Sender, stands},
     net::{Addr4, Addr6, BePort, Proto},
