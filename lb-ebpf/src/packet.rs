@@ -22,7 +22,7 @@ use lb_common::{
     rewrite::{Csum, Frame},
 };
 
-use crate::stages::lb_crc_change;
+use crate::{stages::lb_crc_change, tc_lb::SHOT};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -47,6 +47,8 @@ const HOP_SIZE: i32 = {
 };
 /// Tells bpf_check_mtu to look at the segments of a GSO packet.
 const MTU_SEGMENTS: u64 = 1;
+/// Bytes of an Ethernet header.
+const LINK_HEADER: u32 = 14;
 /// So many bytes are enough for the headers that we look at.
 const HEADERS: u32 = 256;
 /// Offsets are cut to this, so that the verifier knows a bound; no header we look at lies beyond.
@@ -174,15 +176,30 @@ impl Skb {
         self.store(0, &[s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5])
     }
 
-    /// Overwrites the hardware address that the packet is for.
+    /// Addresses the packet to `mac`; one without a link header gets one, as devices that have them drop others.
     #[inline(always)]
-    pub fn set_destination_mac(&self, mac: &[u8; 6]) -> bool {
-        self.store(0, mac)
+    pub fn send_to_mac(&self, mac: &[u8; 6], protocol: u16) -> bool {
+        if self.l3 != 0 {
+            return self.store(0, mac);
+        }
+        self.make_link_header()
+            && self.store(0, mac)
+            && self.store(LINK_HEADER - 2, &protocol.to_be_bytes())
+    }
+
+    #[inline(always)]
+    fn make_link_header(&self) -> bool {
+        // SAFETY: the context of this program type.
+        unsafe { helpers::bpf_skb_change_head(self.raw(), LINK_HEADER, 0) == 0 }
     }
 
     /// Sends it out of a device, with the hardware address of the next hop; the kernel looks an unspecified one up.
     #[inline(always)]
     pub fn redirect_neigh<A: Routed>(&self, oif: u32, via: &A) -> i32 {
+        // The kernel takes a link header off, and drops what has none (Linux 6.18, net/core/filter.c).
+        if self.l3 == 0 && !self.make_link_header() {
+            return SHOT;
+        }
         if via.is_unspecified() {
             // SAFETY: no parameters.
             return verdict(unsafe { helpers::bpf_redirect_neigh(oif, ptr::null_mut(), 0, 0) });

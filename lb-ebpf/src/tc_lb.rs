@@ -728,7 +728,8 @@ pub const fn to_lb0(flags: FlowFlags) -> bool {
 #[inline(always)]
 pub fn leave<A: Family>(skb: &Skb, config: &Config, draft: &Draft<A>) -> i32 {
     if to_lb0(draft.val.flags) {
-        if !skb.set_destination_mac(&config.lb0_mac) {
+        let protocol = if A::FAMILY == 4 { IPV4 } else { IPV6 };
+        if !skb.send_to_mac(&config.lb0_mac, protocol) {
             return SHOT;
         }
         return skb.redirect_into(config.lb0);

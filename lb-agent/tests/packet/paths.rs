@@ -109,12 +109,35 @@ fn without_link_header(place: &Place, transports: [Transport; 3], name: Name<'_>
     let (source, backend) = (place.masqueraded(), place.target(place.remote));
     let opener = opener.to(vip);
     let sent = opener.clone().from(source).to(backend).ttl(opener.ttl - 1);
+    // The kernel takes a link header off before it writes another.
+    let sent = [vec![0; 14], sent.bytes()].concat();
     let redirect = Fixture::new(
         name("redirect without link header"),
-        [Step::inbound_l3(&opener).leaves_as(&sent)],
+        [Step::inbound_l3(&opener).leaves_as_bytes(sent)],
     )
     .counts(Counter::HitChosen, 1)
     .flow(Conversation::of(&opener, backend).masqueraded(source, Device::Up0, Device::Up0));
+    // `lb0` has a link header, so the packet gets one.
+    let source = SocketAddr::new(place.lb0, SNAT_PORT);
+    let opener = packet(
+        transports[0],
+        client,
+        place.dial(Svc::Stack, To::LoadBalancer),
+    );
+    let backend = place.target(place.local);
+    let mut up = opener.clone().from(source).to(backend);
+    up.macs = [LB0_MAC, [0; 6]];
+    let flow = Conversation::of(&opener, backend)
+        .with(FlowFlags::LOCAL)
+        .with(FlowFlags::LB0)
+        .masqueraded(source, Device::Lb0, Device::Up0);
+    let lb0 = Fixture::new(
+        name("lb0 without link header"),
+        [Step::inbound_l3(&opener.link(Link::None)).goes_up_as(&up)],
+    )
+    .config(|config| config.flags |= Config::MASQUERADE_LOCAL)
+    .counts(Counter::HitChosen, 1)
+    .flow(flow);
     // Whom BPF_PROG_TEST_RUN takes for a link header: see [`Place::l3_client`].
     let answering = SocketAddr::new(place.l3_client, 33_001);
     let stranger = packet(transports[1], answering, client).link(Link::None);
@@ -122,7 +145,7 @@ fn without_link_header(place: &Place, transports: [Transport; 3], name: Name<'_>
         name("no service without link header"),
         [Step::inbound_l3(&stranger), Step::outbound_l3(&stranger)],
     );
-    vec![stack, redirect, passing]
+    vec![stack, redirect, lb0, passing]
 }
 
 /// A pod that dials itself sees an address that nobody has.
