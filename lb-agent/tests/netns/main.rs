@@ -29,6 +29,8 @@ mod sessions;
 mod sources;
 mod start;
 mod topology;
+mod tun;
+mod uplinks;
 
 use libtest_mimic::Arguments;
 
@@ -49,6 +51,7 @@ fn main() {
         devices::trials(),
         packets::trials(),
         forwarding::trials(),
+        uplinks::trials(),
         sandboxes::trials(),
         localhost::trials(),
         policies::trials(),

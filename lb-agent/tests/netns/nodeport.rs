@@ -65,14 +65,12 @@ pub fn service() -> ServiceManifest {
 }
 
 /// Publishes [`service`] on `node`, with `server` as its one backend.
-pub fn publish(node: &Node, server: &[Server; 1]) -> Result<()> {
+pub fn publish(node: &Node, servers: &[Server]) -> Result<()> {
     let listed = slices("ns/web")
         .port("tcp", "TCP", 8080)
-        .port("udp", "UDP", 8080);
-    node.publish::<Document>(
-        "web",
-        [service().into(), listed.endpoint(&server[0].pod).into()],
-    )
+        .port("udp", "UDP", 8080)
+        .endpoints(servers.iter().map(|server| &server.pod));
+    node.publish::<Document>("web", [service().into(), listed.into()])
 }
 
 pub fn web(lab: &Lab) -> Result<Web> {

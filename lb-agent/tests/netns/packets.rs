@@ -17,6 +17,8 @@ use crate::load::{load, settle};
 pub const VIP: [&str; 2] = ["203.0.113.10", "fd00:113::10"];
 pub const EXTERNAL: [&str; 2] = ["198.51.100.7", "fd00:100::7"];
 pub const CLUSTER_IP: [&str; 2] = ["10.96.0.10", "fd00:96::a"];
+/// The address that nobody has, behind which clients of `lb0` hide.
+pub const HIDDEN: [&str; 2] = ["169.254.42.1", "fd00:6c62::2a01"];
 pub const SHORT: Duration = Duration::from_millis(700);
 
 pub fn trials() -> Vec<Trial> {
@@ -320,11 +322,7 @@ fn masquerade_local(lab: &Lab) -> Result<()> {
     let _agent = scene.node.agent(&["--masquerade-local-backends"])?;
     for dial in scene.dials()? {
         let to = dial.to();
-        let hidden: IpAddr = if to.is_ipv4() {
-            "169.254.42.1".parse()?
-        } else {
-            "fd00:6c62::2a01".parse()?
-        };
+        let hidden = addresses(HIDDEN)?[usize::from(to.is_ipv6())];
         scene.check(&dial, to, &[("local", hidden)])?;
     }
     Ok(())

@@ -14,7 +14,7 @@ use xtask::lab::traffic::Dial;
 use xtask::lab::{CLUSTER_CIDR, Lab, Node, Place, Pod, Serve, Task};
 
 use crate::harness::{SOON, Server, case, counted, errno, eventually, servers, soon_who};
-use crate::packets::{CLUSTER_IP, addresses, answered};
+use crate::packets::{CLUSTER_IP, HIDDEN, addresses, answered};
 
 pub fn trials() -> Vec<Trial> {
     let case = |name, test: fn(&Lab) -> Result<()>| case("sandboxes", name, test);
@@ -43,7 +43,6 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-const HIDDEN: [&str; 2] = ["169.254.42.1", "fd00:6c62::2a01"];
 const FLAGS: [&str; 4] = ["--pod-devices", "pod0", "--cluster-cidr", CLUSTER_CIDR];
 
 /// A node with a sandbox on `pod0`, and another one.
