@@ -21,6 +21,7 @@ mod manifests;
 mod nodeport;
 mod objects;
 mod observe;
+mod overlay;
 mod packets;
 mod policies;
 mod refusals;
@@ -29,6 +30,7 @@ mod sessions;
 mod sources;
 mod start;
 mod topology;
+mod transfer;
 mod tun;
 mod uplinks;
 
@@ -52,6 +54,8 @@ fn main() {
         packets::trials(),
         forwarding::trials(),
         uplinks::trials(),
+        overlay::trials(),
+        transfer::trials(),
         sandboxes::trials(),
         localhost::trials(),
         policies::trials(),
