@@ -6,11 +6,13 @@
 mod affinity;
 mod changes;
 mod coexist;
+mod colliders;
 mod commands;
 mod container;
 mod datagrams;
 mod devices;
 mod families;
+mod flood;
 mod forwarding;
 mod full;
 mod harness;
@@ -54,6 +56,8 @@ fn main() {
         packets::trials(),
         forwarding::trials(),
         uplinks::trials(),
+        colliders::trials(),
+        flood::trials(),
         overlay::trials(),
         transfer::trials(),
         sandboxes::trials(),
