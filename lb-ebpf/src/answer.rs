@@ -58,20 +58,23 @@ where
         return SHOT;
     };
     let header = &draft.header;
-    // Options and extension headers are not carried back: the SYN goes unanswered.
-    if header.l4 != header.l3 + A::HEADER || is_limited() {
+    if is_limited() {
         return SHOT;
     }
     let Some(syn) = refused_syn(skb, header.l3, header.l4, header.total) else {
         return SHOT;
     };
     let is_partial = is_partial(skb, header.l4 + 16);
-    if !skb.resize(header.l4 + TCP_HEADER) {
+    // Options and extension headers are not sent back. What goes is the packet's beginning, for a device that completes
+    // the checksum knows where the transport header is.
+    let extra = header.l4 - header.l3 - A::HEADER;
+    let l4 = header.l3 + A::HEADER;
+    if (extra > 0 && !skb.take_room(extra)) || !skb.resize(l4 + TCP_HEADER) {
         return SHOT;
     }
     let pseudo = A::pseudo_sum(&header.dst, &header.src, Proto::TCP, TCP_HEADER);
     let tcp = rst(draft.key.dport, draft.key.sport, syn, pseudo, is_partial);
-    let is_written = skb.store(header.l4, &tcp)
+    let is_written = skb.store(l4, &tcp)
         && A::put_header(
             skb,
             header.l3,

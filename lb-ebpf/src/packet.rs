@@ -160,8 +160,19 @@ impl Skb {
     /// Makes room behind the link header.
     #[inline(always)]
     pub fn make_room(&self, len: u32) -> bool {
+        self.adjust_room(len.cast_signed())
+    }
+
+    /// Takes bytes away from behind the link header.
+    #[inline(always)]
+    pub fn take_room(&self, len: u32) -> bool {
+        self.adjust_room(-len.cast_signed())
+    }
+
+    #[inline(always)]
+    fn adjust_room(&self, change: i32) -> bool {
         // SAFETY: the context of this program type.
-        unsafe { helpers::bpf_skb_adjust_room(self.raw(), len as i32, ROOM_BEHIND_LINK, 0) == 0 }
+        unsafe { helpers::bpf_skb_adjust_room(self.raw(), change, ROOM_BEHIND_LINK, 0) == 0 }
     }
 
     /// Sends the link header back to where it came from; nothing to do without one.

@@ -37,6 +37,7 @@ pub fn trials() -> Vec<Trial> {
             local_elsewhere,
         ),
         case("no_endpoint_at_all_is_refused_at_once", no_endpoints),
+        case("a_syn_with_options_is_refused_at_once", syn_with_options),
         case(
             "a_routed_cluster_ip_serves_clients_outside_and_refuses_other_ports",
             routed_cluster_ip,
@@ -249,6 +250,48 @@ fn no_endpoints(lab: &Lab) -> Result<()> {
         ensure!(failure.is(Errno::ECONNREFUSED), "{dial}: {failure}");
     }
     ensure!(counted(&agent, "reject_sent")? > 0);
+    Ok(())
+}
+
+/// Four bytes of padding options, in the header of IPv4 or a destination header of IPv6.
+fn syn_with_options(lab: &Lab) -> Result<()> {
+    const IPV6_DSTOPTS: i32 = 59;
+    let scene = Scene::new(lab)?;
+    scene.publish(service(), false, false)?;
+    let agent = scene.node.agent(&[])?;
+    for node in scene.node.host.addresses {
+        let to = SocketAddr::new(node, 30080);
+        let errno: i32 = scene.outside.exec(|| {
+            let socket = socket2::Socket::new(
+                socket2::Domain::for_address(to),
+                socket2::Type::STREAM,
+                None,
+            )?;
+            let (level, name, options) = match node {
+                IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_OPTIONS, &[1_u8, 1, 1, 1][..]),
+                IpAddr::V6(_) => {
+                    let header = &[0_u8, 0, 1, 4, 0, 0, 0, 0][..];
+                    (libc::IPPROTO_IPV6, IPV6_DSTOPTS, header)
+                }
+            };
+            // SAFETY: the pointer and the length describe `options`, which outlives the call.
+            let done = unsafe {
+                libc::setsockopt(
+                    std::os::fd::AsRawFd::as_raw_fd(&socket),
+                    level,
+                    name,
+                    options.as_ptr().cast(),
+                    libc::socklen_t::try_from(options.len())?,
+                )
+            };
+            ensure!(done == 0, "{}", std::io::Error::last_os_error());
+            let refused = socket.connect_timeout(&to.into(), SHORT).err();
+            Ok(refused.context("answered")?.raw_os_error().unwrap_or(0))
+        })?;
+        let errno = Errno::from_raw(errno);
+        ensure!(errno == Errno::ECONNREFUSED, "{to}: {errno}");
+    }
+    ensure!(counted(&agent, "reject_sent")? >= 2);
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use lb_common::{flow::FlowFlags, reason::Counter};
 
 use crate::fixture::{Conversation, Fixture, Step};
-use crate::packet::{ACK, Packet, Transport, error_for, packet, rst_for};
+use crate::packet::{ACK, Extension, Packet, SYN, Transport, error_for, packet, rst_for};
 use crate::world::{ALL_TO, OPENERS, Place, Svc, To, places};
 
 pub fn fixtures() -> Vec<Fixture> {
@@ -24,8 +24,38 @@ pub fn fixtures() -> Vec<Fixture> {
         }
         all.push(echo_to_a_vip(&place));
         all.push(answers_of_nobody(&place));
+        all.extend(with_options(&place));
     }
     all
+}
+
+/// What stands between the headers is not sent back: an answer has its own.
+fn with_options(place: &Place) -> Vec<Fixture> {
+    use Extension::{Authentication, Destination, HopByHop, Routing};
+    let syn = || {
+        let vip = place.dial(Svc::Empty, To::NodePort);
+        packet(Transport::Tcp(SYN), place.client_at(), vip)
+    };
+    let dressed: Vec<Packet> = if place.family == 4 {
+        [1, 3, 10].map(|words| syn().options(words)).to_vec()
+    } else {
+        let chains: [&[Extension]; 4] = [
+            &[Destination(0)],
+            &[HopByHop, Destination(3)],
+            &[Routing, Authentication],
+            &[Destination(55)],
+        ];
+        chains.map(|chain| syn().extensions(chain)).to_vec()
+    };
+    let fixture = |(nth, syn): (usize, &Packet)| {
+        Fixture::new(
+            format!("refusals/SYN with options {nth} IPv{}", place.family),
+            [Step::inbound(syn).leaves_as_bytes(rst_for(syn))],
+        )
+        .counts(Counter::NoEndpoints, 1)
+        .counts(Counter::RejectSent, 1)
+    };
+    dressed.iter().enumerate().map(fixture).collect()
 }
 
 struct Case {
