@@ -152,6 +152,8 @@ pub struct Config {
     pub healthz_bind_address: Option<SocketAddr>,
     /// Metrics server; `None`: off.
     pub metrics_bind_address: Option<SocketAddr>,
+    /// `--bind-address-hard-fail`: an address of these that cannot be listened on ends the agent.
+    pub bind_hard_fail: bool,
     /// cgroup v2 directory whose processes are served.
     pub cgroup_root: PathBuf,
     /// Where maps and links are pinned.

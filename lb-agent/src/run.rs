@@ -15,9 +15,9 @@ use anyhow::Context as _;
 use lb_common::event::Event;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout},
 };
 
 use crate::{
@@ -32,7 +32,11 @@ use crate::{
     flow_sweep, host_ports,
     maps::sys,
     netns_watch,
-    observe::{self, AddressFamily, Servers, State},
+    observe::{
+        self, AddressFamily, Servers, State,
+        health_check::Wanted,
+        notice::{Notice, Notices},
+    },
     reconcile::Reconciler,
     source::Source,
     stale_udp,
@@ -40,6 +44,8 @@ use crate::{
 
 /// News that come within this time are written together.
 const GATHER: Duration = Duration::from_millis(2);
+/// How long an end by an error waits for events to be written.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 /// Quiet time after which freed slots are made usable again.
 const REST: Duration = Duration::from_secs(1);
 
@@ -68,8 +74,21 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // One word is enough: it says that namespaces matter.
     let (netns_wanted, wanted) = mpsc::channel(1);
 
+    let (notices, to_write) = Notices::channel();
+    let (health_checks, wanted_checks) = watch::channel(Arc::new(Wanted::default()));
+
     let mut tasks = JoinSet::new();
-    tasks.spawn(serve(Arc::clone(&state), servers(&config)));
+    tasks.spawn(answer_health_checks(
+        Arc::clone(&state),
+        config.node_name.clone(),
+        wanted_checks,
+        notices.clone(),
+    ));
+    tasks.spawn(observe::serve(
+        Arc::clone(&state),
+        servers(&config),
+        notices.clone(),
+    ));
     tasks.spawn(follow_events(config.bpffs_root.clone(), unknown));
     tasks.spawn(netns_watch::run(config.bpffs_root.clone(), met, wanted));
     tasks.spawn(host_ports::run(
@@ -82,6 +101,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     ));
     tasks.spawn(signals());
     let source = Source::start(&config.source, config.endpoints, &config.node_name).await?;
+    let writer = (source.api()).map(|api| api.write_events(&config.node_name, to_write));
+    let writer = tokio::spawn(writer.unwrap_or_else(|| Box::pin(std::future::ready(()))));
     tasks.spawn(control(Control {
         config,
         plane,
@@ -92,23 +113,37 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         source,
         state,
         netns_wanted,
+        health_checks,
+        notices,
     }));
     let first = tasks.join_next().await.context("nothing to do")?;
-    first.context("a part of the agent was broken off")?
+    let ended = first.context("a part of the agent was broken off")?;
+    if ended.is_err() {
+        tasks.shutdown().await;
+        // Why it ends may be in an event that is not written yet.
+        timeout(LAST_WORDS, writer).await.ok();
+    }
+    ended
 }
 
 fn servers(config: &Config) -> Servers {
     Servers {
         healthz: config.healthz_bind_address,
         metrics: config.metrics_bind_address,
+        hard_fail: config.bind_hard_fail,
         bpffs_root: config.bpffs_root.clone(),
         cgroup: config.cgroup_root.clone(),
     }
 }
 
-async fn serve(state: Arc<State>, servers: Servers) -> anyhow::Result<()> {
-    observe::serve(state, servers).await;
-    anyhow::bail!("the health and metrics servers have ended; report this as a bug")
+async fn answer_health_checks(
+    state: Arc<State>,
+    node: String,
+    wanted: watch::Receiver<Arc<Wanted>>,
+    notices: Notices,
+) -> anyhow::Result<()> {
+    observe::health_check::run(state, node, wanted, notices).await;
+    anyhow::bail!("the health check servers have ended; report this as a bug")
 }
 
 async fn follow_events(bpffs_root: PathBuf, unknown: mpsc::Sender<Event>) -> anyhow::Result<()> {
@@ -138,6 +173,8 @@ struct Control {
     source: Source,
     state: Arc<State>,
     netns_wanted: mpsc::Sender<()>,
+    health_checks: watch::Sender<Arc<Wanted>>,
+    notices: Notices,
 }
 
 /// Takes news, writes, tries again, compares.
@@ -222,6 +259,9 @@ impl Control {
             // A full channel means that the word is on its way already.
             let _asked = self.netns_wanted.try_send(());
         }
+        if let Some(wanted) = self.reconciler.take_health_checks() {
+            self.health_checks.send_replace(Arc::new(wanted));
+        }
         if is_first { self.attach() } else { Ok(()) }
     }
 
@@ -257,6 +297,7 @@ impl Control {
         tracing::info!(links = done.fresh + done.replaced, fresh = done.fresh, cgroup = %cgroup_root.display(), "attached");
         self.state.set_synced();
         self.state.set_started();
+        self.notices.tell(Notice::starting());
         let Config {
             bpffs_root,
             cgroup_root,

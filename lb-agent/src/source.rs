@@ -23,6 +23,7 @@ const BACKLOG: usize = 1024;
 pub struct Source {
     events: mpsc::Receiver<Event>,
     tasks: JoinSet<anyhow::Result<()>>,
+    api: Option<k8s::Api>,
 }
 
 impl Source {
@@ -43,6 +44,7 @@ impl Source {
         sender.send(addresses.news()).await?;
         let addresses = addresses.run(sender.clone());
         tasks.spawn(async { addresses.await.context("following interface addresses") });
+        let mut server = None;
         match source {
             config::Source::Manifests(folder) => {
                 let manifests = Manifests::open(folder, node_name).await?.run(sender);
@@ -56,9 +58,19 @@ impl Source {
                         Ok(())
                     });
                 }
+                server = Some(api);
             }
         }
-        Ok(Self { events, tasks })
+        Ok(Self {
+            events,
+            tasks,
+            api: server,
+        })
+    }
+
+    /// The API server, where the news come from one.
+    pub fn api(&self) -> Option<&k8s::Api> {
+        self.api.as_ref()
     }
 
     /// The next news. May be dropped while waiting; nothing is lost then.

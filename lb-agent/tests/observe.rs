@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_agent::observe::{AddressFamily, Servers, State, serve};
+use lb_agent::observe::{AddressFamily, Servers, State, notice::Notices, serve};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -31,10 +31,12 @@ fn start(healthz: SocketAddr, metrics: SocketAddr) -> Served {
     let servers = Servers {
         healthz: Some(healthz),
         metrics: Some(metrics),
+        hard_fail: false,
         bpffs_root: "/nowhere".into(),
         cgroup: "/nowhere".into(),
     };
-    runtime.spawn(serve(Arc::clone(&state), servers));
+    let (notices, _) = Notices::channel();
+    runtime.spawn(serve(Arc::clone(&state), servers, notices));
     Served {
         _runtime: runtime,
         state,

@@ -141,6 +141,7 @@ fn config(root: &Path) -> Config {
         masquerade_all: false,
         healthz_bind_address: None,
         metrics_bind_address: None,
+        bind_hard_fail: false,
         cgroup_root: PathBuf::new(),
         bpffs_root: root.to_owned(),
         capacities: capacities(),

@@ -251,6 +251,9 @@ pub struct RunArgs {
     /// Metrics server, IP or IP:PORT; empty: none [default: 127.0.0.1:10249]
     #[arg(long, value_name = "ADDR", help_heading = "Observation")]
     pub metrics_bind_address: Option<String>,
+    /// End when an address of these cannot be listened on, instead of trying again
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Observation")]
+    pub bind_address_hard_fail: Option<bool>,
     #[command(flatten)]
     #[expect(missing_docs, reason = "flattened")]
     pub log: LogArgs,

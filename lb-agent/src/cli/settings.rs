@@ -158,6 +158,7 @@ pub fn settings(args: &RunArgs) -> Result<(Config, Vec<String>), SettingsError> 
             wanted.metrics_bind_address.as_deref().unwrap_or(METRICS),
             METRICS_PORT,
         )?,
+        bind_hard_fail: args.bind_address_hard_fail.unwrap_or(false),
         cgroup_root: cgroup.path,
         bpffs_root: args.maps.roots.bpffs_root.clone(),
         capacities: Capacities {

@@ -9,6 +9,7 @@
 
 mod client;
 pub mod convert;
+mod events;
 mod follow;
 mod guard;
 mod handover;
@@ -32,6 +33,7 @@ pub use client::ClientError;
 use crate::{
     config::EndpointsSource,
     model::{Event, Kind, Label},
+    observe::notice::Notice,
 };
 
 /// Both labels of rule 2, left out by the server: adding one to an object is its deletion, removing
@@ -105,6 +107,16 @@ impl Api {
         }
         watches.push(Box::pin(handover::run(of_services, events.clone())));
         watches
+    }
+
+    /// Writes events about this node and its Services until nobody can tell any more.
+    pub fn write_events(
+        &self,
+        node_name: &str,
+        notices: mpsc::Receiver<Notice>,
+    ) -> BoxFuture<'static, ()> {
+        let writer = events::run(self.client.clone(), node_name.to_owned(), notices);
+        Box::pin(writer)
     }
 
     fn watch<K: kind::Watched>(

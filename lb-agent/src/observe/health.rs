@@ -79,6 +79,13 @@ async fn livez(Shared(state): Shared<Arc<State>>) -> impl IntoResponse {
     answer(health, good, &ANSWERS.livez)
 }
 
+/// Is the agent healthy (rule 115), whatever its node?
+pub(super) fn is_healthy(state: &State, now: Instant) -> bool {
+    let mut families = AddressFamily::ALL.into_iter();
+    let keeps_up = families.all(|family| state.family(family).is_healthy(now));
+    keeps_up && state.is_attached() && state.is_effective()
+}
+
 /// Healthy while starting up, and while nothing waits too long and the programs are in effect.
 fn health(state: &State, now: Instant, node_eligible: Option<bool>) -> Health {
     let status: BTreeMap<_, _> = AddressFamily::ALL
@@ -100,7 +107,7 @@ fn health(state: &State, now: Instant, node_eligible: Option<bool>) -> Health {
         last_updated: text(applied.max()),
         current_time: Timestamp::now().to_string(),
         node_eligible,
-        healthy: attached && effective && status.values().all(|family| family.healthy),
+        healthy: is_healthy(state, now),
         status,
         attached,
         effective,

@@ -1,6 +1,9 @@
 //! What plans depend on beside Services and slices: this node, as one value that can be compared.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::IpNet;
 
@@ -44,6 +47,9 @@ pub struct FamilyFacts {
     pub pod_ranges: Vec<IpNet>,
     /// Addresses that NodePorts answer on, loopback never among them (rules 48 to 52).
     pub node_port_addrs: BTreeSet<IpAddr>,
+    /// Addresses that healthCheckNodePorts answer on: the unspecified one where every address counts
+    /// (rule 104).
+    pub health_check_addrs: BTreeSet<IpAddr>,
 }
 
 impl Facts {
@@ -66,6 +72,12 @@ impl Facts {
             v6: family(IpAddr::is_ipv6),
             host_addrs,
         }
+    }
+
+    /// Where healthCheckNodePorts answer, both families.
+    pub fn health_check_addrs(&self) -> BTreeSet<IpAddr> {
+        let of = |family: &FamilyFacts| family.health_check_addrs.clone();
+        of(&self.v4).into_iter().chain(of(&self.v6)).collect()
     }
 
     /// The part of one family.
@@ -109,15 +121,23 @@ impl FamilyFacts {
                 (true, Vec::new())
             }
         };
+        let node_port_addrs =
+            node_port_addrs(&config.nodeport_addresses, primary, host.clone(), is_ours);
         Self {
             primary,
+            health_check_addrs: health_check_addrs(
+                &config.nodeport_addresses,
+                &node_port_addrs,
+                &host,
+                is_ours,
+            ),
+            node_port_addrs,
             own_addrs: (told.into_iter().chain(host.iter().copied()))
                 .filter(|ip| !is_link_local(ip))
                 .collect(),
             has_detector: by_interface || !detector_ranges.is_empty(),
             detector_ranges,
             pod_ranges: pod_ranges(config, cluster, pods),
-            node_port_addrs: node_port_addrs(&config.nodeport_addresses, primary, host, is_ours),
         }
     }
 
@@ -152,14 +172,11 @@ fn node_port_addrs(
     host: BTreeSet<IpAddr>,
     is_ours: fn(&IpAddr) -> bool,
 ) -> BTreeSet<IpAddr> {
-    let cidrs: Vec<&IpNet> = (wanted.cidrs.iter())
-        .filter(|net| is_ours(&net.addr()))
-        .collect();
-    let takes_primary = wanted.primary || wanted.cidrs.is_empty();
-    let has_zero = cidrs.iter().any(|net| net.prefix_len() == 0);
-    if has_zero || (cidrs.is_empty() && !takes_primary) {
+    if is_every_address(wanted, is_ours) {
         return host;
     }
+    let cidrs = cidrs(wanted, is_ours);
+    let takes_primary = takes_primary(wanted);
     let mut addrs: BTreeSet<IpAddr> = (host.into_iter())
         .filter(|ip| cidrs.iter().any(|net| net.contains(ip)))
         .collect();
@@ -167,4 +184,39 @@ fn node_port_addrs(
         addrs.extend(primary);
     }
     addrs
+}
+
+fn cidrs(wanted: &NodePortAddresses, is_ours: fn(&IpAddr) -> bool) -> Vec<&IpNet> {
+    let all = wanted.cidrs.iter();
+    all.filter(|net| is_ours(&net.addr())).collect()
+}
+
+fn takes_primary(wanted: &NodePortAddresses) -> bool {
+    wanted.primary || wanted.cidrs.is_empty()
+}
+
+fn is_every_address(wanted: &NodePortAddresses, is_ours: fn(&IpAddr) -> bool) -> bool {
+    let cidrs = cidrs(wanted, is_ours);
+    let has_zero = cidrs.iter().any(|net| net.prefix_len() == 0);
+    has_zero || (cidrs.is_empty() && !takes_primary(wanted))
+}
+
+/// Rule 104. A family that the node does not have is not listened in. Loopback counts where a range holds it.
+fn health_check_addrs(
+    wanted: &NodePortAddresses,
+    node_port_addrs: &BTreeSet<IpAddr>,
+    host: &BTreeSet<IpAddr>,
+    is_ours: fn(&IpAddr) -> bool,
+) -> BTreeSet<IpAddr> {
+    let of_family = |v4: Ipv4Addr, v6: Ipv6Addr| {
+        let both = [IpAddr::V4(v4), IpAddr::V6(v6)];
+        both.into_iter().filter(is_ours)
+    };
+    if is_every_address(wanted, is_ours) {
+        let any = of_family(Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
+        return any.filter(|_| !host.is_empty()).collect();
+    }
+    let loopback = of_family(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST)
+        .filter(|ip| wanted.cidrs.iter().any(|net| net.contains(ip)));
+    node_port_addrs.iter().copied().chain(loopback).collect()
 }

@@ -6,7 +6,7 @@ mod settings;
 
 use std::{
     borrow::Cow,
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::PathBuf,
     time::{Duration, Instant},
@@ -27,7 +27,8 @@ use crate::{
     maps::kernel::KernelMaps,
     model::{Changes, Event, Kind, ObjectKey, Service, Store},
     netns_watch,
-    plan::{self, Facts, compile, ranges},
+    observe::health_check::Wanted,
+    plan::{self, Facts, HealthCheck, compile, ranges},
 };
 use half::spans;
 use retry::Retry;
@@ -78,6 +79,10 @@ pub struct Reconciler {
     lb0: Lb0,
     /// What the settings cannot hold, said already.
     warnings: BTreeSet<String>,
+    /// Services whose load balancer asks this node.
+    health_checks: BTreeMap<ObjectKey, HealthCheck>,
+    /// They, or where they are answered, changed since they were last asked for.
+    health_checks_changed: bool,
 }
 
 impl Reconciler {
@@ -108,6 +113,8 @@ impl Reconciler {
             cidrs_changed: false,
             lb0: Lb0::default(),
             warnings: BTreeSet::new(),
+            health_checks: BTreeMap::new(),
+            health_checks_changed: true,
             config,
         })
     }
@@ -194,6 +201,14 @@ impl Reconciler {
                 self.put_ranges();
             }
         }
+    }
+
+    /// What health checks of load balancers are to be answered; `None`: as the last time.
+    pub fn take_health_checks(&mut self) -> Option<Wanted> {
+        std::mem::take(&mut self.health_checks_changed).then(|| {
+            let addrs = self.facts.health_check_addrs();
+            Wanted::new(addrs, self.health_checks.values())
+        })
     }
 
     /// Notes that they have, for the next agent, too.
@@ -284,6 +299,7 @@ impl Reconciler {
             return;
         }
         self.facts = facts;
+        self.health_checks_changed = true;
         changes
             .services
             .extend(self.store.services().map(|service| service.key.clone()));
@@ -309,6 +325,7 @@ impl Reconciler {
         let image6 = service
             .map(|s| compile::<Addr6>(s, &slices, &self.facts))
             .unwrap_or_default();
+        let check = service.and_then(|s| HealthCheck::of(s, &slices, &self.facts));
         let is_mixed = needs_netns(&image4) || needs_netns(&image6);
         let becomes_mixed = if is_mixed {
             self.mixed.insert(key.clone())
@@ -340,7 +357,19 @@ impl Reconciler {
             true => self.retry.succeeded(key),
             false => self.retry.failed(key, &errors.join("; "), Instant::now()),
         }
+        self.note_health_check(key, check);
         (ops, becomes_mixed)
+    }
+
+    fn note_health_check(&mut self, key: &ObjectKey, check: Option<HealthCheck>) {
+        if self.health_checks.get(key) == check.as_ref() {
+            return;
+        }
+        self.health_checks_changed = true;
+        match check {
+            Some(check) => drop(self.health_checks.insert(key.clone(), check)),
+            None => drop(self.health_checks.remove(key)),
+        }
     }
 
     /// Without externalIPs where the gate is closed (rule 69).
@@ -506,9 +535,7 @@ impl Reconciler {
     }
 }
 
-fn needs_netns<A: plan::Family>(
-    images: &std::collections::BTreeMap<plan::PortKey, plan::PortImage<A>>,
-) -> bool {
+fn needs_netns<A: plan::Family>(images: &BTreeMap<plan::PortKey, plan::PortImage<A>>) -> bool {
     let mut frontends = images.values().flat_map(|image| image.frontends.values());
     frontends.any(|frontend| {
         [Class::Pod, Class::Host]

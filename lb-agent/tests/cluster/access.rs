@@ -15,7 +15,7 @@ use super::plane::Plane;
 
 pub(crate) const TESTS: &[super::Test] = tests![
     the_rights_of_a_node_proxier_are_enough,
-    the_role_in_deploy_allows_reading_what_is_used_and_nothing_else,
+    the_role_in_deploy_allows_what_is_used_and_nothing_else,
     a_master_url_alone_is_enough_for_an_open_server,
     a_master_url_wins_over_the_server_of_the_kubeconfig,
     a_configuration_file_names_the_kubeconfig,
@@ -52,7 +52,7 @@ fn the_rights_of_a_node_proxier_are_enough() {
 }
 
 /// All other tests run the agent with this role, which shows that it is enough.
-fn the_role_in_deploy_allows_reading_what_is_used_and_nothing_else() {
+fn the_role_in_deploy_allows_what_is_used_and_nothing_else() {
     let plane = Plane::shared();
     let role = plane
         .cluster
@@ -74,12 +74,13 @@ fn the_role_in_deploy_allows_reading_what_is_used_and_nothing_else() {
         })
         .collect();
     let wanted = [
-        "get nodes",
+        "create events",
         "list endpoints",
         "list endpointslices",
         "list nodes",
         "list servicecidrs",
         "list services",
+        "patch events",
         "watch endpoints",
         "watch endpointslices",
         "watch nodes",

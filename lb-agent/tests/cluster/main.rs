@@ -22,6 +22,7 @@ mod plane;
 mod access;
 mod controllers;
 mod endpoints;
+mod events;
 mod labels;
 mod node_object;
 mod outage;
@@ -48,12 +49,13 @@ fn main() -> ExitCode {
     } else {
         what_is_missing()
     };
-    let groups: [(&[Test], &Option<String>); 9] = [
+    let groups: [(&[Test], &Option<String>); 10] = [
         // Those that wait longest come first.
         (node_object::TESTS, &missing),
         (outage::TESTS, &missing),
         (access::TESTS, &missing),
         (slices::TESTS, &missing),
+        (events::TESTS, &missing),
         (services::TESTS, &missing),
         (labels::TESTS, &missing),
         (controllers::TESTS, &no_controllers),

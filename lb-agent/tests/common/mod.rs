@@ -175,6 +175,7 @@ pub fn config() -> Config {
         masquerade_all: false,
         healthz_bind_address: None,
         metrics_bind_address: None,
+        bind_hard_fail: false,
         cgroup_root: PathBuf::new(),
         bpffs_root: PathBuf::new(),
         capacities: ROOMY,

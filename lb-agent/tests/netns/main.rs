@@ -16,6 +16,7 @@ mod flood;
 mod forwarding;
 mod full;
 mod harness;
+mod health_check;
 mod lifecycle;
 mod load;
 mod localhost;
@@ -62,6 +63,7 @@ fn main() {
         transfer::trials(),
         sandboxes::trials(),
         localhost::trials(),
+        health_check::trials(),
         policies::trials(),
         topology::trials(),
         affinity::trials(),

@@ -122,6 +122,22 @@ impl ServiceManifest {
         self
     }
 
+    /// `externalTrafficPolicy: Cluster`, in place of an earlier word.
+    #[must_use]
+    pub fn external_cluster(mut self) -> Self {
+        self.spec
+            .insert("externalTrafficPolicy".to_owned(), json!("Cluster"));
+        self
+    }
+
+    /// `healthCheckNodePort`, in place of an earlier one.
+    #[must_use]
+    pub fn health_check(mut self, port: u16) -> Self {
+        self.spec
+            .insert("healthCheckNodePort".to_owned(), json!(port));
+        self
+    }
+
     /// `sessionAffinity: ClientIP` with a timeout in seconds.
     #[must_use]
     pub fn affinity(mut self, timeout_s: u32) -> Self {
