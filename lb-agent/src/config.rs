@@ -16,6 +16,8 @@ pub enum Source {
         kubeconfig: Option<PathBuf>,
         /// `--master`: overrides the server of the kubeconfig.
         master: Option<String>,
+        /// `None`: as fast as it answers.
+        rate: Option<ApiRate>,
     },
     /// `--manifests`: a folder of YAML and JSON files.
     Manifests(PathBuf),
@@ -120,9 +122,55 @@ impl Default for Packets {
     }
 }
 
+/// How logs look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What is logged and how.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Log {
+    /// `--logging-format`
+    pub format: LogFormat,
+    /// `-v`
+    pub verbosity: u8,
+}
+
+/// How fast the API server may be asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ApiRate {
+    /// `--kube-api-qps`: from one request to the next, in the long run.
+    pub every: Duration,
+    /// `--kube-api-burst`: requests that may come at once.
+    pub burst: u32,
+}
+
+/// The file of `--config` as it was read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConfigFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What was in it.
+    pub text: String,
+}
+
 /// Everything that `run` needs.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// `--config`: the agent ends when it changes.
+    pub file: Option<ConfigFile>,
+    /// All of kube-proxy's fields, for `/configz`.
+    pub shown: serde_json::Value,
+    /// `--oom-score-adj`, -1000 to 1000.
+    pub oom_score_adj: i32,
+    /// `--iptables-sync-period` and its like: a change that is not applied in twice this time makes the agent unhealthy
+    /// (rule 115).
+    pub sync_period: Duration,
     /// Where Services come from.
     pub source: Source,
     /// Which API tells endpoints.

@@ -4,23 +4,23 @@ use std::io::{self, IsTerminal as _};
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
-use crate::cli::args::{LogArgs, LogFormat};
+use crate::config::{Log, LogFormat};
 
 /// Installs the log of this process. Where RUST_LOG is set, it alone says what is logged.
 ///
 /// # Errors
 /// RUST_LOG does not parse, or a log is installed already.
-pub fn install(args: &LogArgs) -> anyhow::Result<()> {
+pub fn install(wanted: Log) -> anyhow::Result<()> {
     let is_set = std::env::var_os("RUST_LOG").is_some();
     let filter = EnvFilter::builder()
-        .with_default_directive(level(args.verbosity).into())
+        .with_default_directive(level(wanted.verbosity).into())
         .from_env()
         .map_err(|e| anyhow::anyhow!("RUST_LOG: {e}; write a level such as debug"))?;
     let filter = if is_set { filter } else { quieten(filter)? };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr);
-    let installed = match args.log_format {
+    let installed = match wanted.format {
         LogFormat::Text => log
             .with_target(false)
             .with_ansi(io::stderr().is_terminal())

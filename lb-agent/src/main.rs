@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use lb_agent::cli::{self, Args};
 
 fn main() -> ExitCode {
-    match cli::main(&Args::parse()) {
+    let args = Args::read(std::env::args_os()).unwrap_or_else(|said| said.exit());
+    match cli::main(&args) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("lb-agent: {error:#}");

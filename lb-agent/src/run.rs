@@ -23,6 +23,7 @@ use tokio::{
 use crate::{
     attach::{self, Plane, devices::DeviceLinks},
     config::Config,
+    config_file,
     devices::{
         follow::Devices,
         lb0::{self, Lb0},
@@ -48,6 +49,16 @@ const GATHER: Duration = Duration::from_millis(2);
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// Quiet time after which freed slots are made usable again.
 const REST: Duration = Duration::from_secs(1);
+
+/// What needs privileges once on a host (`--init-only`): the BPF file system, and the ports of masqueraded flows.
+///
+/// # Errors
+/// There is no BPF file system, and none can be mounted; or an agent runs.
+pub fn prepare(config: &Config) -> anyhow::Result<()> {
+    let _lock = attach::prepare(&config.bpffs_root)?;
+    reserve_ports(config);
+    Ok(())
+}
 
 /// Runs until a signal (success) or until a part ends (its reason). The data plane goes on serving in
 /// both cases.
@@ -100,7 +111,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Arc::clone(&state),
     ));
     tasks.spawn(signals());
-    let source = Source::start(&config.source, config.endpoints, &config.node_name).await?;
+    tasks.spawn(config_file::follow(config.file.clone()));
+    let source = Source::start(
+        &config.source,
+        config.endpoints,
+        &config.node_name,
+        state.requests(),
+    )
+    .await?;
     let writer = (source.api()).map(|api| api.write_events(&config.node_name, to_write));
     let writer = tokio::spawn(writer.unwrap_or_else(|| Box::pin(std::future::ready(()))));
     tasks.spawn(control(Control {

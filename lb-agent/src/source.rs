@@ -1,5 +1,7 @@
 //! Where the news come from: one of the two sources, and this host's own addresses, as one stream.
 
+use std::sync::Arc;
+
 use anyhow::{Context as _, anyhow};
 use tokio::{
     sync::mpsc,
@@ -12,6 +14,7 @@ use crate::{
     k8s,
     manifests::Manifests,
     model::Event,
+    observe::requests::Requests,
 };
 
 /// News that may wait for a reader: enough for a burst, little enough to slow a source that is
@@ -37,6 +40,7 @@ impl Source {
         source: &config::Source,
         endpoints: EndpointsSource,
         node_name: &str,
+        requests: Arc<Requests>,
     ) -> anyhow::Result<Self> {
         let (sender, events) = mpsc::channel(BACKLOG);
         let mut tasks = JoinSet::new();
@@ -50,8 +54,13 @@ impl Source {
                 let manifests = Manifests::open(folder, node_name).await?.run(sender);
                 tasks.spawn(async { manifests.await.context("following the manifests") });
             }
-            config::Source::Kubernetes { kubeconfig, master } => {
-                let api = k8s::Api::open(kubeconfig.as_deref(), master.as_deref()).await?;
+            config::Source::Kubernetes {
+                kubeconfig,
+                master,
+                rate,
+            } => {
+                let (kubeconfig, master) = (kubeconfig.as_deref(), master.as_deref());
+                let api = k8s::Api::open(kubeconfig, master, *rate, requests).await?;
                 for watch in api.watches(endpoints, node_name, &sender) {
                     tasks.spawn(async {
                         watch.await;
@@ -109,7 +118,7 @@ mod tests {
 
     async fn start(folder: &std::path::Path) -> anyhow::Result<Source> {
         let source = config::Source::Manifests(folder.to_owned());
-        Source::start(&source, EndpointsSource::Slices, "one").await
+        Source::start(&source, EndpointsSource::Slices, "one", Arc::default()).await
     }
 
     #[tokio::test]

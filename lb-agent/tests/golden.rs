@@ -7,11 +7,15 @@ use std::{collections::BTreeMap, env, fs, net::IpAddr, path::Path};
 
 use lb_agent::{
     cli::{
+        Args,
+        args::Command,
         arrival::{self, Device, Routes},
         client::Who,
+        config,
         explain::explain,
         explanation,
         service::{get_text, list_table},
+        settings::proxy_config,
         status::{self, Agent, Count, MapFill, Status},
         view,
     },
@@ -491,4 +495,40 @@ fn status_shows_health_first() {
     let well = status::text(&status(true, None));
     let ill = status::text(&status(false, Some("no agent runs")));
     golden("status.txt", &format!("{well}\n---\n{ill}"));
+}
+
+#[test]
+fn config_explain_names_the_source_of_each_value() {
+    let mut file = tempfile::Builder::new()
+        .prefix("kube-proxy")
+        .tempfile()
+        .expect("a file");
+    let text = "\
+apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+clusterCIDR: 10.244.0.0/16,fd00:10:244::/56
+conntrack: {maxPerCore: 0, tcpEstablishedTimeout: 2h}
+mode: ipvs
+nodePortAddresses: [primary, localhost]
+";
+    std::io::Write::write_all(&mut file, text.as_bytes()).expect("it is written");
+    let path = file.path().to_str().expect("a name").to_owned();
+    let words = [
+        "lb-agent",
+        "--config",
+        &path,
+        "--hostname-override=one",
+        "-v4",
+        "--max-flows=8192",
+    ];
+    let args = Args::read(words.map(Into::into)).expect("a good command line");
+    let Command::Run(run) = args.command else {
+        panic!("{args:?}");
+    };
+    let (proxy, _) = proxy_config(&run).expect("a good file");
+    let rows = config::rows(&proxy, run.proxy.own());
+    golden(
+        "config-explain.txt",
+        &config::table(&rows).replace(&path, "FILE"),
+    );
 }

@@ -1,12 +1,12 @@
 //! The command line as users type it. What kube-proxy has, has kube-proxy's name, meaning and
 //! default; `settings.rs` makes a checked `Config` of it.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{ffi::OsString, net::IpAddr, path::PathBuf};
 
-use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand};
 use lb_common::map_table::Capacity;
 
-use super::{dial::Target, output::Format};
+use super::{dial::Target, output::Format, proxy::ProxyFlags};
 use crate::config::{EndpointsSource, PacketHook, Packets};
 
 /// Where maps and links are pinned unless told otherwise.
@@ -15,11 +15,45 @@ pub const BPFFS_ROOT: &str = "/sys/fs/bpf/lb";
 /// Kubernetes Services in BPF, beside any CNI: translates connections at the socket, without
 /// netfilter
 #[derive(Parser, Clone, Debug)]
-#[command(name = "lb-agent", version, max_term_width = 100)]
+#[command(
+    name = "lb-agent",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Args {
+    /// Reads a command line. One that begins with a flag is that of kube-proxy, and means `run`; flags may be
+    /// written with underscores, as Kubernetes' programs take them.
+    ///
+    /// # Errors
+    /// It makes no sense, or asks for help or the version.
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut words: Vec<OsString> = words.into_iter().map(dashed).collect();
+        let first = words.get(1).map(|word| word.to_string_lossy());
+        if first.is_some_and(|word| word.starts_with('-') && !ABOUT.contains(&&*word)) {
+            words.insert(1, "run".into());
+        }
+        Self::try_parse_from(words)
+    }
+}
+
+/// These are answered without a verb.
+const ABOUT: [&str; 4] = ["-h", "--help", "-V", "--version"];
+
+fn dashed(word: OsString) -> OsString {
+    let Some(flag) = word.to_str().filter(|word| word.starts_with("--")) else {
+        return word;
+    };
+    match flag.split_once('=') {
+        Some((name, value)) => format!("{}={value}", name.replace('_', "-")).into(),
+        None => flag.replace('_', "-").into(),
+    }
 }
 
 /// The verbs.
@@ -40,6 +74,9 @@ pub enum Command {
     Check(ShowArgs),
     /// Say what happens to a connection and why, by the decision that the kernel runs
     Explain(ExplainArgs),
+    /// Show what `run` is configured with
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Detach and unpin everything below --bpffs-root
     Cleanup(CleanupArgs),
     /// Load every program without attaching it and show its size
@@ -152,37 +189,28 @@ pub struct CleanupArgs {
     pub force: bool,
 }
 
-/// How logs look.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum LogFormat {
-    /// For people
-    #[default]
-    Text,
-    /// One JSON object a line
-    Json,
-}
-
-/// `--detect-local-mode`
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(missing_docs, reason = "kube-proxy's names")]
-pub enum DetectLocalMode {
-    #[value(name = "ClusterCIDR")]
-    ClusterCidr,
-    #[value(name = "NodeCIDR")]
-    NodeCidr,
-    #[value(name = "BridgeInterface")]
-    BridgeInterface,
-    #[value(name = "InterfaceNamePrefix")]
-    InterfaceNamePrefix,
+/// `config ...`
+#[derive(Subcommand, Clone, Debug)]
+pub enum ConfigCommand {
+    /// The configuration that `run` would have with the same flags, and where each value comes from
+    Explain {
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "flattened")]
+        run: Box<RunArgs>,
+        /// How to print
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
 }
 
 /// `run`. Values stay unset unless given, so that `--config` can tell.
 #[derive(ClapArgs, Clone, Debug, Default)]
 #[command(args_override_self = true)]
 pub struct RunArgs {
-    /// Kubeconfig of the API server [default: the one that the cluster gives to its pods]
+    /// KubeProxyConfiguration file: kube-proxy's flags are then ignored, but for --hostname-override and those of logs;
+    /// the agent ends when it changes, to be started again with it
     #[arg(long, value_name = "FILE", help_heading = "Source")]
-    pub kubeconfig: Option<PathBuf>,
+    pub config: Option<PathBuf>,
     /// URL of the API server, in place of the kubeconfig's
     #[arg(long, value_name = "URL", help_heading = "Source")]
     pub master: Option<String>,
@@ -192,71 +220,33 @@ pub struct RunArgs {
     /// Which API tells endpoints [default: slices]
     #[arg(long, value_enum, value_name = "API", help_heading = "Source")]
     pub endpoints_source: Option<EndpointsSource>,
-    /// Name of this node [default: the host's name]
-    #[arg(long, value_name = "NAME", help_heading = "Source")]
-    pub hostname_override: Option<String>,
-    /// KubeProxyConfiguration file: kube-proxy's flags are then ignored, but for --hostname-override
-    #[arg(long, value_name = "FILE", help_heading = "Source")]
-    pub config: Option<PathBuf>,
-
-    /// Addresses of the cluster's pods, at most one range per family
-    #[arg(long, value_name = "CIDRS", help_heading = "Services")]
-    pub cluster_cidr: Option<String>,
-    /// Where NodePorts answer: CIDRs, `primary`, `localhost`, `all` [default: primary]
-    #[arg(long, value_name = "LIST", help_heading = "Services")]
-    pub nodeport_addresses: Option<String>,
-    /// This node's primary address, in place of its Node object's; all zeros: none [default: 0.0.0.0]
-    #[arg(long, value_name = "ADDR", help_heading = "Services")]
-    pub bind_address: Option<String>,
-    /// Feature gates, NAME=BOOL: AllowServiceExternalIPs=false leaves externalIPs unserved; others say
-    /// nothing here
-    #[arg(long, value_name = "LIST", help_heading = "Services")]
-    pub feature_gates: Option<String>,
-    /// NodePorts answer on 127.0.0.0/8 and ::1 of the host [default: true, unless
-    /// --nodeport-addresses is given and holds no loopback]
-    #[arg(long, visible_alias = "iptables-localhost-nodeports", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Services")]
-    pub localhost_node_ports: Option<bool>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "flattened")]
+    pub proxy: ProxyFlags,
     /// Refuse host processes that bind a NodePort which is served here
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Services")]
     pub protect_node_ports: Option<bool>,
-    /// Masquerade all packets to ClusterIPs; of no consequence at sockets, where no packet carries a VIP
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Services")]
-    pub masquerade_all: Option<bool>,
-    /// How pods are told from other clients [default: ClusterCIDR]
-    #[arg(
-        long,
-        value_enum,
-        value_name = "MODE",
-        ignore_case = true,
-        help_heading = "Services"
-    )]
-    pub detect_local_mode: Option<DetectLocalMode>,
-    /// Bridge of this node's pods, for BridgeInterface
-    #[arg(long, value_name = "NAME", help_heading = "Services")]
-    pub pod_bridge_interface: Option<String>,
-    /// How names of pods' interfaces begin, for InterfaceNamePrefix
-    #[arg(long, value_name = "PREFIX", help_heading = "Services")]
-    pub pod_interface_name_prefix: Option<String>,
     #[command(flatten)]
     #[expect(missing_docs, reason = "flattened")]
     pub packets: PacketArgs,
-
     #[command(flatten)]
     #[expect(missing_docs, reason = "flattened")]
     pub maps: MapArgs,
-
-    /// Health server, IP or IP:PORT; empty: none [default: 0.0.0.0:10256]
-    #[arg(long, value_name = "ADDR", help_heading = "Observation")]
-    pub healthz_bind_address: Option<String>,
-    /// Metrics server, IP or IP:PORT; empty: none [default: 127.0.0.1:10249]
-    #[arg(long, value_name = "ADDR", help_heading = "Observation")]
-    pub metrics_bind_address: Option<String>,
-    /// End when an address of these cannot be listened on, instead of trying again
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Observation")]
-    pub bind_address_hard_fail: Option<bool>,
-    #[command(flatten)]
-    #[expect(missing_docs, reason = "flattened")]
-    pub log: LogArgs,
+    /// Port of the health server, where --healthz-bind-address has none; 0: no server
+    #[arg(long, value_name = "PORT", help_heading = "Observation")]
+    pub healthz_port: Option<u16>,
+    /// Port of the metrics server, where --metrics-bind-address has none; 0: no server
+    #[arg(long, value_name = "PORT", help_heading = "Observation")]
+    pub metrics_port: Option<u16>,
+    /// Write the configuration as a KubeProxyConfiguration and end
+    #[arg(long, value_name = "FILE", help_heading = "Instead of running")]
+    pub write_config_to: Option<PathBuf>,
+    /// Do what `lb-agent cleanup` does and end
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t, default_missing_value = "true", action = ArgAction::Set, help_heading = "Instead of running")]
+    pub cleanup: bool,
+    /// Do what needs privileges once on a host (mount the BPF file system, reserve ports) and end
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t, default_missing_value = "true", action = ArgAction::Set, help_heading = "Instead of running")]
+    pub init_only: bool,
 }
 
 /// Where the data plane lives and how large it is.
@@ -284,12 +274,12 @@ pub struct MapArgs {
     /// Entries for flows of packets, two each, each family
     #[arg(long, value_name = "N", default_value_t = Capacity::Flows.default_entries(), value_parser = entries())]
     pub max_flows: u32,
-    /// Changes are written at most once in so much time
-    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
-    pub min_sync_period: std::time::Duration,
-    /// How often all maps are compared with what they should hold; 0: never
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_duration)]
-    pub full_check_period: std::time::Duration,
+    /// Changes are written at most once in so much time [default: 0s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub min_sync_period: Option<std::time::Duration>,
+    /// How often all maps are compared with what they should hold; 0: never [default: 5m]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub full_check_period: Option<std::time::Duration>,
 }
 
 /// How packets are translated.
@@ -354,8 +344,8 @@ impl Default for MapArgs {
             max_frontends: Capacity::Frontends.default_entries(),
             max_source_ranges: Capacity::Sources.default_entries(),
             max_flows: Capacity::Flows.default_entries(),
-            min_sync_period: std::time::Duration::ZERO,
-            full_check_period: std::time::Duration::from_secs(300),
+            min_sync_period: None,
+            full_check_period: None,
         }
     }
 }
@@ -367,25 +357,6 @@ impl Default for Roots {
             bpffs_root: BPFFS_ROOT.into(),
         }
     }
-}
-
-/// What is logged and how.
-#[derive(ClapArgs, Clone, Debug, Default)]
-pub struct LogArgs {
-    /// How logs look
-    #[arg(
-        long,
-        visible_alias = "logging-format",
-        value_enum,
-        value_name = "FORMAT",
-        default_value_t,
-        help_heading = "Observation"
-    )]
-    pub log_format: LogFormat,
-    /// How much is logged, as kube-proxy counts: from 4 on debug, from 6 on trace; RUST_LOG says it
-    /// finer
-    #[arg(short = 'v', long = "v", value_name = "LEVEL", default_value_t = 0, action = ArgAction::Set, help_heading = "Observation")]
-    pub verbosity: u8,
 }
 
 /// Entries of one map: an array of more than 2^24 would be gigabytes.
@@ -418,40 +389,165 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+    use crate::cli::proxy::ProxyConfig;
 
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
     }
 
-    fn run(args: &[&str]) -> RunArgs {
-        let args = ["lb-agent", "run"].iter().chain(args).copied();
-        let args = Args::try_parse_from(args).expect("a good command line");
+    fn read(words: &[&str]) -> Result<Args, clap::Error> {
+        Args::read(["lb-agent"].iter().chain(words).map(OsString::from))
+    }
+
+    fn run(words: &[&str]) -> RunArgs {
+        let args = read(words).expect("a good command line");
         let Command::Run(run) = args.command else {
             panic!("{args:?}");
         };
         *run
     }
 
+    fn said(words: &[&str], path: &str) -> String {
+        let merged = ProxyConfig::merge(&run(words).proxy, None);
+        merged.text(path).to_owned()
+    }
+
     #[test]
     fn switches_are_written_as_kube_proxy_writes_them() {
-        assert_eq!(run(&[]).masquerade_all, None);
-        assert_eq!(run(&["--masquerade-all"]).masquerade_all, Some(true));
-        assert_eq!(run(&["--masquerade-all=false"]).masquerade_all, Some(false));
+        for (words, path, want) in [
+            (&["run"][..], "iptables.masqueradeAll", "false"),
+            (
+                &["run", "--masquerade-all"],
+                "iptables.masqueradeAll",
+                "true",
+            ),
+            (
+                &["run", "--masquerade-all=false"],
+                "iptables.masqueradeAll",
+                "false",
+            ),
+            (
+                &["run", "--masquerade-all=T"],
+                "iptables.masqueradeAll",
+                "true",
+            ),
+            (
+                &["run", "--masquerade-all", "-v", "4"],
+                "iptables.masqueradeAll",
+                "true",
+            ),
+            (
+                &["run", "--localhost-node-ports=false"],
+                "iptables.localhostNodePorts",
+                "false",
+            ),
+            (&["run", "-v", "4"], "logging.verbosity", "4"),
+            (&["run", "-v4"], "logging.verbosity", "4"),
+            (&["run", "--v=2"], "logging.verbosity", "2"),
+            (&["run", "--oom-score-adj", "-5"], "oomScoreAdj", "-5"),
+            (&["run", "--log-format", "json"], "logging.format", "json"),
+            (
+                &["run", "--kube-api-qps=0.5"],
+                "clientConnection.qps",
+                "0.5",
+            ),
+        ] {
+            assert_eq!(said(words, path), want, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn kube_proxys_own_command_line_means_run() {
+        let kubeadms = [
+            "--config=/var/lib/kube-proxy/config.conf",
+            "--hostname-override=one",
+        ];
+        let args = run(&kubeadms);
+        assert_eq!(args.config, Some("/var/lib/kube-proxy/config.conf".into()));
+        assert_eq!(said(&kubeadms, "hostnameOverride"), "one");
         assert_eq!(
-            run(&["--localhost-node-ports=false"]).localhost_node_ports,
-            Some(false)
+            said(&["--hostname_override=a_b"], "hostnameOverride"),
+            "a_b"
         );
-        assert_eq!(
-            run(&["--masquerade-all", "false"]).masquerade_all,
-            Some(false)
+        assert!(run(&["--cleanup"]).cleanup);
+        assert!(!run(&["--cleanup=false"]).cleanup);
+        for word in ["--help", "--version", "-V"] {
+            let said = read(&[word]).expect_err("an answer and no command");
+            assert!(!said.use_stderr(), "{word}");
+        }
+        assert!(read(&["run", "--version"]).is_err_and(|said| !said.use_stderr()));
+    }
+
+    /// All flags of kube-proxy 1.36 for Linux, each with a value that it takes.
+    #[test]
+    fn every_flag_of_kube_proxy_is_taken() {
+        for flag in [
+            "--bind-address=0.0.0.0",
+            "--bind-address-hard-fail",
+            "--cleanup",
+            "--cluster-cidr=10.0.0.0/8",
+            "--config=f",
+            "--config-sync-period=15m0s",
+            "--conntrack-max-per-core=32768",
+            "--conntrack-min=131072",
+            "--conntrack-tcp-be-liberal",
+            "--conntrack-tcp-timeout-close-wait=1h0m0s",
+            "--conntrack-tcp-timeout-established=24h0m0s",
+            "--conntrack-udp-timeout=0s",
+            "--conntrack-udp-timeout-stream=0s",
+            "--detect-local-mode=ClusterCIDR",
+            "--feature-gates=A=true",
+            "--healthz-bind-address=0.0.0.0:10256",
+            "--healthz-port=10256",
+            "--hostname-override=one",
+            "--init-only",
+            "--iptables-localhost-nodeports",
+            "--iptables-masquerade-bit=14",
+            "--iptables-min-sync-period=1s",
+            "--iptables-sync-period=30s",
+            "--ipvs-exclude-cidrs=10.0.0.0/8",
+            "--ipvs-min-sync-period=1s",
+            "--ipvs-scheduler=rr",
+            "--ipvs-strict-arp",
+            "--ipvs-sync-period=30s",
+            "--ipvs-tcp-timeout=1s",
+            "--ipvs-tcpfin-timeout=1s",
+            "--ipvs-udp-timeout=1s",
+            "--kube-api-burst=10",
+            "--kube-api-content-type=application/json",
+            "--kube-api-qps=5",
+            "--kubeconfig=f",
+            "--log-flush-frequency=5s",
+            "--log-json-info-buffer-size=0",
+            "--log-json-split-stream",
+            "--log-text-info-buffer-size=0",
+            "--log-text-split-stream",
+            "--logging-format=text",
+            "--masquerade-all",
+            "--master=https://a:1",
+            "--metrics-bind-address=127.0.0.1:10249",
+            "--metrics-port=10249",
+            "--nodeport-addresses=primary",
+            "--oom-score-adj=-999",
+            "--pod-bridge-interface=cni0",
+            "--pod-interface-name-prefix=veth",
+            "--profiling",
+            "--proxy-mode=iptables",
+            "--proxy-port-range=0-0",
+            "--show-hidden-metrics-for-version=1.35",
+            "--v=2",
+            "--vmodule=a=4",
+            "--write-config-to=f",
+        ] {
+            assert!(read(&[flag]).is_ok(), "{flag}");
+        }
+        let said = read(&["--proxy-mode=userspace"]).expect_err("a mode of old");
+        let said = said.to_string();
+        assert!(
+            said.contains("userspace") && said.contains("one of iptables, ipvs, nftables, ebpf"),
+            "{said}"
         );
-        assert_eq!(
-            run(&["--masquerade-all", "-v", "4"]).masquerade_all,
-            Some(true)
-        );
-        assert_eq!(run(&["-v", "4"]).log.verbosity, 4);
-        assert_eq!(run(&["--v=2"]).log.verbosity, 2);
     }
 
     #[test]

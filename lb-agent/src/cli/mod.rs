@@ -8,6 +8,7 @@ pub mod arrival;
 pub mod check;
 pub mod cleanup;
 pub mod client;
+pub mod config;
 pub mod dial;
 pub mod explain;
 pub mod explanation;
@@ -15,7 +16,7 @@ pub mod flows;
 pub mod output;
 pub mod probe;
 pub mod programs;
-pub mod proxy_config;
+pub mod proxy;
 pub mod run;
 pub mod running;
 pub mod service;
@@ -41,6 +42,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Status(show) => status::execute(show),
         Command::Check(show) => check::execute(show),
         Command::Explain(explain) => explain::execute(explain),
+        Command::Config(command) => config::execute(command),
         Command::Cleanup(cleanup) => cleanup::execute(cleanup),
     }
 }

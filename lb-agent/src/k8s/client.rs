@@ -2,6 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,7 +12,8 @@ use kube::{
     config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 
-use super::outage::Outage;
+use super::{outage::Outage, requests::Paced};
+use crate::{config::ApiRate, observe::requests::Requests};
 
 /// A server that is there answers a connect at once.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,6 +58,8 @@ pub enum ClientError {
 pub(super) async fn open(
     kubeconfig: Option<&Path>,
     master: Option<&str>,
+    rate: Option<ApiRate>,
+    requests: Arc<Requests>,
 ) -> Result<Client, ClientError> {
     let master = master.map(server_url).transpose()?;
     let mut config = match (kubeconfig, &master) {
@@ -70,7 +74,15 @@ pub(super) async fn open(
     config.read_timeout = Some(READ_TIMEOUT);
     config.reset_reader_on_write = true;
     let outage = Outage::of(config.cluster_url.to_string());
-    let client = ClientBuilder::try_from(config)?.with_layer(&outage.layer());
+    requests.set_host(
+        config
+            .cluster_url
+            .authority()
+            .map_or("", |host| host.as_str()),
+    );
+    let client = ClientBuilder::try_from(config)?
+        .with_layer(&outage.layer())
+        .with_layer(&Paced::new(rate, requests));
     Ok(client.build())
 }
 
@@ -121,7 +133,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_kubeconfig_is_named() {
-        let error = open(Some(Path::new("/nonexistent/config")), None).await;
+        let error = open(
+            Some(Path::new("/nonexistent/config")),
+            None,
+            None,
+            Arc::default(),
+        )
+        .await;
         let text = error.err().expect("there is no such file").to_string();
         assert!(
             text.starts_with("--kubeconfig /nonexistent/config: "),

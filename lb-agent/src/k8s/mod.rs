@@ -15,9 +15,10 @@ mod guard;
 mod handover;
 mod kind;
 mod outage;
+mod requests;
 mod watch;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::{
@@ -31,9 +32,9 @@ use tokio::sync::mpsc;
 pub use client::ClientError;
 
 use crate::{
-    config::EndpointsSource,
+    config::{ApiRate, EndpointsSource},
     model::{Event, Kind, Label},
-    observe::notice::Notice,
+    observe::{notice::Notice, requests::Requests},
 };
 
 /// Both labels of rule 2, left out by the server: adding one to an object is its deletion, removing
@@ -74,8 +75,10 @@ impl Api {
     pub async fn open(
         kubeconfig: Option<&Path>,
         master: Option<&str>,
+        rate: Option<ApiRate>,
+        requests: Arc<Requests>,
     ) -> Result<Self, ClientError> {
-        let client = client::open(kubeconfig, master).await?;
+        let client = client::open(kubeconfig, master, rate, requests).await?;
         Ok(Self { client })
     }
 

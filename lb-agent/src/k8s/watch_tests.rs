@@ -99,7 +99,7 @@ impl Server {
     async fn follow(&self) -> mpsc::Receiver<Event> {
         let (sender, events) = mpsc::channel(64);
         let master = format!("http://{}", self.address);
-        let api = crate::k8s::Api::open(None, Some(&master))
+        let api = crate::k8s::Api::open(None, Some(&master), None, Arc::default())
             .await
             .expect("a client");
         for watch in api.watches(EndpointsSource::Slices, "one", &sender) {
@@ -402,7 +402,7 @@ async fn watches_end_when_nobody_listens() {
     let server = Server::start();
     let (sender, events) = mpsc::channel(64);
     let master = format!("http://{}", server.address);
-    let api = crate::k8s::Api::open(None, Some(&master))
+    let api = crate::k8s::Api::open(None, Some(&master), None, Arc::default())
         .await
         .expect("a client");
     let watches = api.watches(EndpointsSource::Endpoints, "one", &sender);

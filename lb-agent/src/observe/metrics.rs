@@ -126,7 +126,8 @@ impl Collector for Metrics {
         self.programs(&mut encoder)?;
         self.flows(&mut encoder)?;
         self.applies(&mut encoder)?;
-        self.answers(&mut encoder)
+        self.answers(&mut encoder)?;
+        self.requests(&mut encoder)
     }
 }
 
@@ -263,6 +264,27 @@ impl Metrics {
                 let at = time(&self.state, family).map_or(0.0, |at| at.as_duration().as_secs_f64());
                 ConstGauge::new(at).encode(metric.encode_family(&label)?)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Under client-go's names.
+    fn requests(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
+        let requests = self.state.requests();
+        let host = requests.host();
+        let help = "Number of HTTP requests, partitioned by status code, method, and host";
+        let name = "rest_client_requests";
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (method, code, count) in requests.counts() {
+            let labels = [("code", code.as_str()), ("host", host), ("method", &method)];
+            ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
+        }
+        let help = "Request latency in seconds, broken down by verb and host";
+        let name = "rest_client_request_duration_seconds";
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (method, durations) in requests.durations() {
+            let labels = [("host", host), ("verb", &method)];
+            durations.encode(metric.encode_family(&labels)?)?;
         }
         Ok(())
     }

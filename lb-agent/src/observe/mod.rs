@@ -11,6 +11,7 @@ pub mod health;
 pub mod health_check;
 pub mod metrics;
 pub mod notice;
+pub mod requests;
 mod server;
 mod state;
 

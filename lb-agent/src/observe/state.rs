@@ -1,7 +1,7 @@
 //! What the agent says of itself while it runs: written by its main loop, read by health and metrics.
 
 use std::sync::{
-    PoisonError, RwLock,
+    Arc, PoisonError, RwLock,
     atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
 };
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
-use super::{attached::Attachment, devices::DeviceStatus};
+use super::{attached::Attachment, devices::DeviceStatus, requests::Requests};
 
 /// How long a change may wait before the agent is unhealthy: twice kube-proxy's sync period (rule 115).
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -64,6 +64,7 @@ pub struct State {
     flows: [AtomicU64; 2],
     /// Entries of flows that were over.
     swept: [AtomicU64; 2],
+    requests: Arc<Requests>,
 }
 
 impl Default for State {
@@ -87,6 +88,7 @@ impl Default for State {
             repaired: AtomicU64::new(0),
             flows: Default::default(),
             swept: Default::default(),
+            requests: Arc::default(),
         }
     }
 }
@@ -225,6 +227,11 @@ impl State {
             AddressFamily::IPv4 => v4,
             AddressFamily::IPv6 => v6,
         }
+    }
+
+    /// Requests to the API server, which its client counts.
+    pub fn requests(&self) -> Arc<Requests> {
+        Arc::clone(&self.requests)
     }
 
     pub(super) fn is_started(&self) -> bool {

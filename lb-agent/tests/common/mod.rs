@@ -161,6 +161,10 @@ pub const ROOMY: Capacities = Capacities {
 
 pub fn config() -> Config {
     Config {
+        file: None,
+        shown: serde_json::Value::Null,
+        oom_score_adj: 0,
+        sync_period: std::time::Duration::from_secs(30),
         source: Source::Manifests(PathBuf::new()),
         endpoints: EndpointsSource::Slices,
         node_name: NODE.into(),

@@ -8,6 +8,7 @@ mod changes;
 mod coexist;
 mod colliders;
 mod commands;
+mod configuration;
 mod container;
 mod datagrams;
 mod devices;
@@ -76,6 +77,7 @@ fn main() {
         full::trials(),
         commands::trials(),
         container::trials(),
+        configuration::trials(),
         observe::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
