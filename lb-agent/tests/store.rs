@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use common::{EndpointExt, NODE, ep, ip, key, node, node_port_svc, slice, svc};
 use lb_agent::model::{
     Changes, Event, Foreign, Kind, Label, Node, Object, ObjectKey, ObjectRef, ServiceCidr, Skip,
-    Store,
+    Slice, Store,
 };
 
 fn store() -> Store {
@@ -211,4 +211,72 @@ fn a_bad_object_is_remembered_until_it_is_good() {
     assert_eq!(store.skipped().get(&skip.object), Some(&skip.reason));
     store.apply(Event::Unskip(skip.object));
     assert!(store.skipped().is_empty());
+}
+
+/// Rule 117; what Services depend on stays as it was.
+#[test]
+fn a_node_that_leaves_is_not_eligible_and_no_service_is_planned_for_it() {
+    let mut store = store();
+    assert_eq!(store.is_node_eligible(), None);
+    put(&mut store, node());
+    assert_eq!(store.is_node_eligible(), Some(true));
+    let leaving = Node {
+        is_leaving: true,
+        ..node()
+    };
+    assert!(put(&mut store, leaving).is_empty());
+    assert_eq!(store.is_node_eligible(), Some(false));
+    put(&mut store, node());
+    assert_eq!(store.is_node_eligible(), Some(true));
+    assert!(
+        store
+            .apply(Event::Delete(ObjectRef::Node(NODE.into())))
+            .is_empty()
+    );
+    assert_eq!(store.is_node_eligible(), Some(false), "deleted");
+    put(&mut store, node());
+    assert_eq!(store.is_node_eligible(), Some(true), "registered anew");
+}
+
+/// Rule 128.
+#[test]
+fn a_changed_slice_says_when_and_an_equal_one_does_not() {
+    let at = |second: i64| jiff::Timestamp::from_second(second).ok();
+    let told = |second, addrs: &[&str]| Slice {
+        triggered: at(second),
+        ..slice("s", "shop/web", addrs.iter().map(|addr| ep(addr)).collect())
+    };
+    let times = |changes: &Changes| -> Vec<(bool, i64)> {
+        let all = changes.triggers.iter();
+        all.map(|trigger| (trigger.is_ipv4, trigger.at.as_second()))
+            .collect()
+    };
+    let mut store = store();
+    let early = put(&mut store, told(9, &["10.0.0.9"]));
+    assert_eq!(times(&early), [], "nobody waits for it yet");
+    put(&mut store, svc("shop/web", &["10.96.0.1"]));
+    let first = put(&mut store, told(1, &["10.0.0.1"]));
+    assert_eq!(times(&first), [(true, 1)]);
+    let same = put(&mut store, told(2, &["10.0.0.1"]));
+    assert_eq!(times(&same), [], "only the annotation differs");
+    let emptied = put(&mut store, told(3, &[]));
+    assert_eq!(times(&emptied), [(true, 3)], "the family of what was there");
+    let silent = put(
+        &mut store,
+        Slice {
+            triggered: None,
+            ..told(0, &["fd00::1"])
+        },
+    );
+    assert_eq!(times(&silent), [], "no annotation");
+    let mut all = first;
+    all.merge(put(&mut store, told(4, &["fd00::2"])));
+    assert_eq!(times(&all), [(true, 1), (false, 4)]);
+    let gone = store.apply(Event::Delete(ObjectRef::Slice(key("shop/s"))));
+    all.merge(gone);
+    assert_eq!(
+        times(&all),
+        [],
+        "a slice that goes takes what its Service waits for with it"
+    );
 }

@@ -7,6 +7,7 @@ mod foreign;
 mod node;
 mod service;
 mod store;
+mod trigger;
 
 pub use endpoint::{Endpoint, Slice, SlicePort};
 pub use event::{Event, Kind, Object, ObjectRef, Skip};
@@ -14,3 +15,4 @@ pub use foreign::{Foreign, Label};
 pub use node::{Node, ServiceCidr};
 pub use service::{ObjectKey, Service, ServicePort, ServiceType};
 pub use store::{Changes, Store};
+pub use trigger::Trigger;

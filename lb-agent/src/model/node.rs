@@ -15,6 +15,19 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`
     pub pod_cidrs: Vec<IpNet>,
+    /// It is being deleted, or about to be: load balancers should send nothing new (rule 117).
+    pub is_leaving: bool,
+}
+
+impl Node {
+    /// The same in all that Services depend on?
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        let leaving = Self {
+            is_leaving: other.is_leaving,
+            ..self.clone()
+        };
+        leaving == *other
+    }
 }
 
 /// A ServiceCIDR object (networking.k8s.io/v1).

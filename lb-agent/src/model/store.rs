@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     Event, Foreign, Kind, Label, Node, Object, ObjectKey, ObjectRef, Service, ServiceCidr, Slice,
+    Trigger,
 };
 
 /// What an event changed. An event that leaves the derived state as it was changes nothing
@@ -22,6 +23,10 @@ pub struct Changes {
     pub facts: bool,
     /// ServiceCIDRs, ClusterIPs or NodePorts changed: the ranges must be made anew.
     pub ranges: bool,
+    /// Changes of slices that say when they came to pass.
+    pub triggers: Vec<Trigger>,
+    /// Services that lost a slice: earlier triggers of theirs say nothing.
+    pub untriggered: BTreeSet<ObjectKey>,
 }
 
 impl Changes {
@@ -35,6 +40,9 @@ impl Changes {
         self.services.extend(other.services);
         self.facts |= other.facts;
         self.ranges |= other.ranges;
+        self.triggers
+            .retain(|trigger| !other.untriggered.contains(&trigger.service));
+        self.triggers.extend(other.triggers);
     }
 }
 
@@ -50,6 +58,8 @@ pub struct Store {
     /// Names of slices by their Service; kept for Services that are not known yet, too (rule 10).
     slices_of: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
     nodes: BTreeMap<String, Node>,
+    /// The object of this node was deleted; what it said stays in force.
+    is_node_gone: bool,
     cidrs: BTreeMap<String, ServiceCidr>,
     host_addrs: BTreeSet<IpAddr>,
     cluster_ips: Tally<IpAddr>,
@@ -137,6 +147,17 @@ impl Store {
         self.nodes.get(&self.node_name)
     }
 
+    /// May load balancers send traffic here (rule 117)? `None`: nothing is known of this node.
+    pub fn is_node_eligible(&self) -> Option<bool> {
+        let node = self.node()?;
+        Some(!self.is_node_gone && !node.is_leaving)
+    }
+
+    /// Has a kind been delivered once?
+    pub fn has(&self, kind: Kind) -> bool {
+        self.delivered.contains(&kind)
+    }
+
     /// All service ranges.
     pub fn service_cidrs(&self) -> impl Iterator<Item = &ServiceCidr> {
         self.cidrs.values()
@@ -201,11 +222,12 @@ impl Store {
             Object::Slice(slice) => self.put_slice(slice, changes),
             Object::Node(node) => {
                 let is_own = node.name == self.node_name;
-                if self.nodes.get(&node.name) != Some(&node) {
-                    self.nodes.insert(node.name.clone(), node);
-                    changes.facts |= is_own;
-                    changes.ranges |= is_own;
-                }
+                self.is_node_gone &= !is_own;
+                let old = self.nodes.get(&node.name);
+                let is_moved = !old.is_some_and(|old| old.is_same_place(&node));
+                self.nodes.insert(node.name.clone(), node);
+                changes.facts |= is_own && is_moved;
+                changes.ranges |= is_own && is_moved;
             }
             Object::ServiceCidr(cidr) => {
                 if self.cidrs.get(&cidr.name) != Some(&cidr) {
@@ -232,7 +254,7 @@ impl Store {
             ObjectRef::Slice(key) => self.remove_slice(key, changes),
             // What this node is does not change because its object is away for a while: a kubelet that
             // registers anew brings the next version, and until then nothing served gets worse.
-            ObjectRef::Node(name) if *name == self.node_name => {}
+            ObjectRef::Node(name) if *name == self.node_name => self.is_node_gone = true,
             ObjectRef::Node(name) => {
                 self.nodes.remove(name);
             }
@@ -282,6 +304,10 @@ impl Store {
             }
             Some(_) | None => {}
         }
+        if self.services.contains_key(&owner) {
+            let old = self.slices.get(&slice.key);
+            changes.triggers.extend(Trigger::of(&slice, old));
+        }
         self.dirty(&owner, changes);
         let names = self.slices_of.entry(owner).or_default();
         names.insert(slice.key.clone());
@@ -293,6 +319,9 @@ impl Store {
             return;
         };
         let owner = old.service_key();
+        // What went with it can be waited for no longer.
+        changes.triggers.retain(|trigger| trigger.service != owner);
+        changes.untriggered.insert(owner.clone());
         if let Some(names) = self.slices_of.get_mut(&owner) {
             names.remove(key);
             if names.is_empty() {

@@ -2,6 +2,7 @@
 
 mod half;
 mod retry;
+mod round;
 mod settings;
 
 use std::{
@@ -12,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use lb_common::{
     config::Config as ProgramConfig,
     frontend::{Class, SourceRule},
@@ -19,6 +21,7 @@ use lb_common::{
 };
 
 pub use half::{Half, HalfError};
+pub use round::{Counted, Round};
 pub use settings::{Settings, SettingsError};
 
 use crate::{
@@ -28,29 +31,17 @@ use crate::{
     model::{Changes, Event, Kind, ObjectKey, Service, Store},
     netns_watch,
     observe::health_check::Wanted,
-    plan::{self, Facts, HealthCheck, compile, ranges},
+    plan::{self, Facts, HealthCheck, NoLocal, compile, ranges},
 };
 use half::spans;
 use retry::Retry;
+use round::count_news;
 
 /// How long a start waits for this node's object, as kube-proxy 1.36 does.
 const NODE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Pause before settings that could not be written are tried again.
 const SETTINGS_PAUSE: Duration = Duration::from_secs(5);
-
-/// What one round did, for metrics.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Round {
-    /// Services planned.
-    pub services: usize,
-    /// Changes to maps.
-    pub ops: usize,
-    /// How long it took.
-    pub took: Duration,
-    /// Source ranges of a Service have begun to need clients' addresses: namespaces must stay known.
-    pub needs_netns: bool,
-}
 
 /// The whole state of a running agent's control plane.
 pub struct Reconciler {
@@ -83,6 +74,12 @@ pub struct Reconciler {
     health_checks: BTreeMap<ObjectKey, HealthCheck>,
     /// They, or where they are answered, changed since they were last asked for.
     health_checks_changed: bool,
+    /// Services that a Local policy drops here, IPv4 and IPv6.
+    no_local: BTreeMap<ObjectKey, [NoLocal; 2]>,
+    /// News since the last round.
+    counted: Counted,
+    /// Triggers from before say nothing about this process.
+    begun: Timestamp,
 }
 
 impl Reconciler {
@@ -115,6 +112,9 @@ impl Reconciler {
             warnings: BTreeSet::new(),
             health_checks: BTreeMap::new(),
             health_checks_changed: true,
+            no_local: BTreeMap::new(),
+            counted: Counted::default(),
+            begun: Timestamp::now(),
             config,
         })
     }
@@ -132,6 +132,9 @@ impl Reconciler {
             tracing::info!(object, "no longer skipped");
         }
         self.cidrs_changed |= concerns_cidrs(&event);
+        let counted = count_news(&event);
+        self.counted.services += counted.services;
+        self.counted.slices += counted.slices;
         self.pending.merge(self.store.apply(event));
     }
 
@@ -183,6 +186,31 @@ impl Reconciler {
         self.retry.len()
     }
 
+    /// News that the next round takes up.
+    pub fn counted(&self) -> Counted {
+        self.counted
+    }
+
+    /// Service ports that a Local policy drops here, IPv4 and IPv6 (rule 130).
+    pub fn no_local(&self) -> [NoLocal; 2] {
+        let sum = |all: [NoLocal; 2], one: &[NoLocal; 2]| {
+            let [(all4, one4), (all6, one6)] = [(all[0], one[0]), (all[1], one[1])];
+            [(all4, one4), (all6, one6)].map(|(all, one)| NoLocal {
+                internal: all.internal + one.internal,
+                external: all.external + one.external,
+            })
+        };
+        self.no_local.values().fold(Default::default(), sum)
+    }
+
+    /// May load balancers send traffic here (rule 117)? A cluster's node that the API server does not know may not;
+    /// manifests need not have one.
+    pub fn is_node_eligible(&self) -> bool {
+        let is_clusters = matches!(self.config.source, Source::Kubernetes { .. });
+        let unknown = || !is_clusters || !self.store.has(Kind::Node);
+        self.store.is_node_eligible().unwrap_or_else(unknown)
+    }
+
     /// What the agent says of itself.
     pub fn settings(&self) -> &Settings {
         &self.settings
@@ -223,6 +251,8 @@ impl Reconciler {
         let start = Instant::now();
         self.has_scanned = false;
         let mut changes = std::mem::take(&mut self.pending);
+        self.counted = Counted::default();
+        let is_full = changes.facts || self.cidrs_changed || !self.is_complete;
         if changes.facts || !self.is_complete {
             self.renew_facts(&mut changes);
         }
@@ -246,13 +276,21 @@ impl Reconciler {
         }
         let mut round = Round {
             services: changes.services.len(),
+            is_full,
             ..Round::default()
         };
         for key in &changes.services {
             let (ops, needs_netns) = self.put(key);
             round.ops += ops;
             round.needs_netns |= needs_netns;
+            round.failures += usize::from(self.retry.has(key));
         }
+        let begun = self.begun;
+        let triggers = changes.triggers.into_iter();
+        let (retry, is_ours) = (&self.retry, |at| at >= begun);
+        round.triggers = triggers
+            .filter(|trigger| is_ours(trigger.at) && !retry.has(&trigger.service))
+            .collect();
         if !self.is_complete {
             round.ops += self.sweep();
         }
@@ -260,6 +298,8 @@ impl Reconciler {
             self.put_ranges();
         }
         round.took = start.elapsed();
+        round.is_success = self.retry.len() == 0 && self.settings_retry.is_none();
+        round.is_stuck = self.retry.len() > 0 && self.retry.len() >= self.store.services().count();
         self.conclude(&round);
         round
     }
@@ -326,6 +366,8 @@ impl Reconciler {
             .map(|s| compile::<Addr6>(s, &slices, &self.facts))
             .unwrap_or_default();
         let check = service.and_then(|s| HealthCheck::of(s, &slices, &self.facts));
+        let no_local = service.map(|s| [NoLocal::of(s, &image4), NoLocal::of(s, &image6)]);
+        let no_local = no_local.filter(|counts| *counts != [NoLocal::default(); 2]);
         let is_mixed = needs_netns(&image4) || needs_netns(&image6);
         let becomes_mixed = if is_mixed {
             self.mixed.insert(key.clone())
@@ -358,6 +400,10 @@ impl Reconciler {
             false => self.retry.failed(key, &errors.join("; "), Instant::now()),
         }
         self.note_health_check(key, check);
+        match no_local {
+            Some(counts) => drop(self.no_local.insert(key.clone(), counts)),
+            None => drop(self.no_local.remove(key)),
+        }
         (ops, becomes_mixed)
     }
 

@@ -49,6 +49,11 @@ impl Retry {
         }
     }
 
+    /// Is this one waiting for another try?
+    pub fn has(&self, key: &ObjectKey) -> bool {
+        self.failures.contains_key(key)
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.failures.len()

@@ -195,6 +195,7 @@ pub fn node() -> Node {
         zone: Some("a".into()),
         addresses: vec![ip("192.0.2.1"), ip("2001:db8::1")],
         pod_cidrs: Vec::new(),
+        is_leaving: false,
     }
 }
 

@@ -213,6 +213,7 @@ pub fn events() -> Vec<Event> {
         zone: None,
         addresses: places().map(|place| place.nodes[0]).to_vec(),
         pod_cidrs: Vec::new(),
+        is_leaving: false,
     };
     let cidr = ServiceCidr {
         name: "default".into(),

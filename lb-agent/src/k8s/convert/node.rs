@@ -10,6 +10,8 @@ use super::{
 use crate::model::{Node, ServiceCidr};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
+/// The key of the taint; value and effect do not matter.
+const LEAVES: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// A node: zone (rule 26), addresses in the order of their worth (rule 134), pod ranges.
 pub fn node(object: &ApiNode) -> Converted<Node> {
@@ -42,8 +44,16 @@ pub fn node(object: &ApiNode) -> Converted<Node> {
             spec.and_then(|s| s.pod_cidrs.as_ref()),
             &mut faults,
         ),
+        is_leaving: is_leaving(object),
     };
     Converted::ours(node, faults)
+}
+
+/// Rule 117. Whether it is schedulable does not matter: it is, for pods that run there, a node like any other.
+fn is_leaving(object: &ApiNode) -> bool {
+    let taints = object.spec.as_ref().and_then(|spec| spec.taints.as_deref());
+    let mut taints = taints.unwrap_or_default().iter();
+    object.metadata.deletion_timestamp.is_some() || taints.any(|taint| taint.key == LEAVES)
 }
 
 /// The ranges that Services get their addresses from.
@@ -90,9 +100,30 @@ mod tests {
             pod_cidrs: ["10.244.1.0/24", "fd00:244:1::/64"]
                 .map(|a| a.parse().unwrap())
                 .into(),
+            is_leaving: false,
         };
         assert_eq!(found.object, Some(expected));
         assert_eq!(found.faults, []);
+    }
+
+    #[test]
+    fn a_node_leaves_when_it_is_deleted_or_tainted_for_it() {
+        let leaves = |metadata, spec| {
+            let found = node(&object(json!({
+                "apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": spec,
+            })));
+            found.object.unwrap().is_leaving
+        };
+        let one = json!({"name": "one"});
+        let deleted = json!({"name": "one", "deletionTimestamp": "2026-01-01T00:00:00Z"});
+        let taint = |key: &str| json!({"taints": [{"key": key, "effect": "NoSchedule"}]});
+        assert!(leaves(deleted, json!({})));
+        assert!(leaves(one.clone(), taint("ToBeDeletedByClusterAutoscaler")));
+        assert!(!leaves(
+            one.clone(),
+            taint("node.kubernetes.io/unreachable")
+        ));
+        assert!(!leaves(one, json!({"unschedulable": true})));
     }
 
     #[test]
