@@ -24,7 +24,7 @@ use crate::{
         pinned::maps_dir,
         sys::{self, Access, Mmap},
     },
-    stale_udp::sockets,
+    sock_diag::sockets,
 };
 
 /// How often sockets are looked at again, while there are such ports.

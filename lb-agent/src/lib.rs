@@ -33,5 +33,7 @@ pub mod oom;
 pub mod plan;
 pub mod reconcile;
 pub mod run;
+pub mod sock_diag;
 pub mod source;
 pub mod stale_udp;
+pub mod udp_ends;

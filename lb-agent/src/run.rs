@@ -40,7 +40,7 @@ use crate::{
     },
     reconcile::Reconciler,
     source::Source,
-    stale_udp,
+    stale_udp, udp_ends,
 };
 
 /// News that come within this time are written together.
@@ -110,6 +110,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         config.bpffs_root.clone(),
         Arc::clone(&state),
     ));
+    let (lost_udp, losses) = watch::channel(0);
+    tasks.spawn(udp_ends::run(config.bpffs_root.clone(), losses));
     tasks.spawn(signals());
     tasks.spawn(config_file::follow(config.file.clone()));
     let source = Source::start(
@@ -131,6 +133,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         source,
         state,
         netns_wanted,
+        lost_udp,
         health_checks,
         notices,
     }));
@@ -191,6 +194,8 @@ struct Control {
     source: Source,
     state: Arc<State>,
     netns_wanted: mpsc::Sender<()>,
+    /// How often backends of UDP ports were lost.
+    lost_udp: watch::Sender<u64>,
     health_checks: watch::Sender<Arc<Wanted>>,
     notices: Notices,
 }
@@ -276,6 +281,10 @@ impl Control {
         if round.needs_netns {
             // A full channel means that the word is on its way already.
             let _asked = self.netns_wanted.try_send(());
+        }
+        // At a start, what was lost before.
+        if is_first || round.lost_udp {
+            self.lost_udp.send_modify(|losses| *losses += 1);
         }
         if let Some(wanted) = self.reconciler.take_health_checks() {
             self.health_checks.send_replace(Arc::new(wanted));

@@ -5,26 +5,15 @@
 //! Only sockets of processes below the served cgroup are touched, in every network namespace that
 //! can be found, and never TCP.
 
-use std::{
-    collections::BTreeSet, fs, io, net::IpAddr, os::unix::fs::MetadataExt, path::Path,
-    time::Duration,
-};
+use std::{collections::BTreeSet, fs, io, net::IpAddr, os::unix::fs::MetadataExt, path::Path};
 
 use lb_common::{
     decide::{Client, Dial, Lookup, lookup},
     frontend::Class,
     net::{Addr4, Addr6, BePort, Proto},
 };
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-    NetlinkSerializable, Nla as _,
-};
-use netlink_packet_sock_diag::{
-    SockDiagDestroy, SockDiagMessage,
-    constants::{AF_INET, AF_INET6, IPPROTO_UDP},
-    inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags},
-};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use netlink_packet_core::Nla as _;
+use netlink_packet_sock_diag::inet::InetResponse;
 
 use crate::{
     maps::{
@@ -34,14 +23,11 @@ use crate::{
         sys,
     },
     netns,
+    sock_diag::connected_udp,
 };
 
 /// Attribute INET_DIAG_CGROUP_ID (Linux 5.8): a u64.
 const CGROUP_ID: u16 = 21;
-/// UDP and UDP-Lite, which the hooks serve alike.
-const PROTOCOLS: [u8; 2] = [IPPROTO_UDP, 136];
-/// How long a namespace may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is served, to hold peers against.
 struct Served {
@@ -100,36 +86,12 @@ fn end_here(served: &Served) -> io::Result<usize> {
         Class::Pod
     };
     let mut ended = 0;
-    for (family, protocol) in [AF_INET, AF_INET6]
-        .into_iter()
-        .flat_map(|family| PROTOCOLS.map(|p| (family, p)))
-    {
-        // A kernel without UDP-Lite has none of its sockets.
-        let sockets = match sockets(family, protocol, StateFlags::ESTABLISHED) {
-            Err(error) if protocol != IPPROTO_UDP => {
-                tracing::debug!(protocol, %error, "sockets not looked at");
-                continue;
-            }
-            sockets => sockets?,
-        };
-        for socket in sockets {
-            let peer = &socket.header.socket_id;
-            let is_ours = cgroup_of(&socket).is_some_and(|id| served.cgroups.contains(&id));
-            if is_ours
-                && served.answers(
-                    peer.destination_address,
-                    peer.destination_port,
-                    class,
-                    cookie,
-                )
-            {
-                match destroy(family, protocol, &socket) {
-                    Ok(()) => ended += 1,
-                    Err(error) => {
-                        tracing::warn!(peer = %peer.destination_address, %error, "a connected UDP socket could not be ended")
-                    }
-                }
-            }
+    for socket in connected_udp()? {
+        let id = &socket.found.header.socket_id;
+        let is_ours = cgroup_of(&socket.found).is_some_and(|id| served.cgroups.contains(&id));
+        let (ip, port) = (id.destination_address, id.destination_port);
+        if is_ours && served.answers(ip, port, class, cookie) {
+            ended += usize::from(socket.end());
         }
     }
     Ok(ended)
@@ -176,92 +138,4 @@ fn cgroup_of(socket: &InetResponse) -> Option<u64> {
     let mut bytes = vec![0; attribute.value_len()];
     attribute.emit_value(&mut bytes);
     Some(u64::from_ne_bytes(bytes.try_into().ok()?))
-}
-
-fn request(family: u8, protocol: u8, states: StateFlags, socket_id: SocketId) -> SockDiagMessage {
-    SockDiagMessage::InetRequest(InetRequest {
-        family,
-        protocol,
-        extensions: ExtensionFlags::empty(),
-        states,
-        socket_id,
-    })
-}
-
-/// Sockets of the calling thread's network namespace in these states; UDP sockets with a peer are established.
-pub(crate) fn sockets(
-    family: u8,
-    protocol: u8,
-    states: StateFlags,
-) -> io::Result<Vec<InetResponse>> {
-    let any = if family == AF_INET {
-        SocketId::new_v4()
-    } else {
-        SocketId::new_v6()
-    };
-    let socket = send(
-        NLM_F_REQUEST | NLM_F_DUMP,
-        request(family, protocol, states, any).into(),
-    )?;
-    let mut found = Vec::new();
-    loop {
-        let (datagram, _) = socket.recv_from_full()?;
-        let mut rest = datagram.as_slice();
-        while !rest.is_empty() {
-            let message =
-                NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(io::Error::other)?;
-            let length = (message.header.length as usize).next_multiple_of(4);
-            match message.payload {
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                    found.push(*response)
-                }
-                NetlinkPayload::Done(_) => return Ok(found),
-                NetlinkPayload::Error(error) => return Err(error.to_io()),
-                NetlinkPayload::InnerMessage(_)
-                | NetlinkPayload::Noop
-                | NetlinkPayload::Overrun(_)
-                | _ => {}
-            }
-            if length == 0 {
-                break;
-            }
-            rest = rest.get(length..).unwrap_or_default();
-        }
-    }
-}
-
-/// A socket that is gone already is what is wanted.
-fn destroy(family: u8, protocol: u8, found: &InetResponse) -> io::Result<()> {
-    let message = SockDiagDestroy::new(request(
-        family,
-        protocol,
-        StateFlags::ESTABLISHED,
-        found.header.socket_id.clone(),
-    ));
-    let socket = send(NLM_F_REQUEST | NLM_F_ACK, message.into())?;
-    let (answer, _) = socket.recv_from_full()?;
-    let message =
-        NetlinkMessage::<SockDiagMessage>::deserialize(&answer).map_err(io::Error::other)?;
-    if let NetlinkPayload::Error(error) = message.payload
-        && error.code.is_some()
-        && error.to_io().raw_os_error() != Some(libc::ENOENT)
-    {
-        return Err(error.to_io());
-    }
-    Ok(())
-}
-
-fn send<M: NetlinkSerializable>(flags: u16, payload: NetlinkPayload<M>) -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    socket2::SockRef::from(&socket).set_read_timeout(Some(PATIENCE))?;
-    let mut header = NetlinkHeader::default();
-    header.flags = flags;
-    let mut message = NetlinkMessage::new(header, payload);
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-    Ok(socket)
 }

@@ -20,6 +20,7 @@ use lb_common::{
     netns::NetnsVal,
     reason::{COUNTER_SLOTS, Counter},
     service::{Backend, Service, Slot},
+    socket::Peer,
     source::SourceKey,
 };
 
@@ -188,6 +189,23 @@ impl Pinned {
     /// See [`PinnedError`].
     pub fn devices(&self) -> Result<BTreeMap<u32, DeviceVal>, PinnedError> {
         Ok(self.entries("LB_DEVICES")?.into_iter().collect())
+    }
+
+    /// `LB*_BACKENDS`, to look into.
+    ///
+    /// # Errors
+    /// See [`PinnedError`].
+    pub(crate) fn backend_array<A: Family>(&self) -> Result<Array<A::Backend>, PinnedError> {
+        self.array(A::MAPS.backends)
+    }
+
+    /// `LB_PEERS`, every place.
+    ///
+    /// # Errors
+    /// See [`PinnedError`].
+    pub fn peers(&self) -> Result<Vec<Peer>, PinnedError> {
+        let places = self.entries::<u32, Peer>("LB_PEERS")?;
+        Ok(places.into_iter().map(|(_, peer)| peer).collect())
     }
 
     /// `LB_COUNTERS`, summed over CPUs, sockets and packets.
@@ -393,7 +411,7 @@ fn covered(services: &BTreeMap<ServiceId, Service>) -> usize {
 }
 
 /// An array map, mapped into memory where it can be, else read once.
-enum Array<V> {
+pub(crate) enum Array<V> {
     Mapped(Mmap),
     Read(Vec<V>),
 }
@@ -409,7 +427,7 @@ impl<V: Pod> Array<V> {
         Ok(Self::Read(entries.into_iter().map(|(_, v)| v).collect()))
     }
 
-    fn get(&self, index: u32) -> Option<V> {
+    pub(crate) fn get(&self, index: u32) -> Option<V> {
         match self {
             Self::Mapped(memory) => memory.get(index),
             Self::Read(values) => values.get(usize::try_from(index).ok()?).copied(),

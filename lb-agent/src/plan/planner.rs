@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lb_common::{
     frontend::{FrontendKey, FrontendVal, Kind},
     id::{BackendId, ServiceId},
-    net::BePort,
+    net::{BePort, Proto},
     service::{Backend, BackendFlags},
 };
 
@@ -148,6 +148,19 @@ impl<A: Family> Planner<A> {
     /// The service port behind an id.
     pub fn port_of(&self, id: ServiceId) -> Option<&PortKey> {
         self.by_id.get(&id)
+    }
+
+    /// Does the op take serving away from a backend of a UDP port (rule 89)?
+    pub fn loses_udp(&self, op: &Op<A>) -> bool {
+        let Op::PutBackend(id, new) = op else {
+            return false;
+        };
+        let Some(old) = self.mirror.backends.get(id) else {
+            return false;
+        };
+        let is_udp = (self.by_id.get(&old.service)).is_some_and(|port| port.proto == Proto::UDP);
+        let serving = BackendFlags::SERVING;
+        is_udp && old.flags.has(serving) && !new.serves(old.service, old.generation, serving)
     }
 
     /// How full the maps are.

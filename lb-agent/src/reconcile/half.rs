@@ -28,6 +28,8 @@ pub struct Half<A: Family, M> {
     planner: Planner<A>,
     /// Something was freed that rests until readers have passed.
     rests: bool,
+    /// A backend of a UDP port no longer serves, since this was last asked.
+    lost_udp: bool,
 }
 
 impl<A: Family, M: LbMaps<A>> Half<A, M> {
@@ -43,6 +45,7 @@ impl<A: Family, M: LbMaps<A>> Half<A, M> {
             maps,
             planner,
             rests: false,
+            lost_udp: false,
         })
     }
 
@@ -110,6 +113,11 @@ impl<A: Family, M: LbMaps<A>> Half<A, M> {
         Ok(())
     }
 
+    /// Has a backend of a UDP port stopped serving since this was last asked?
+    pub fn take_lost_udp(&mut self) -> bool {
+        std::mem::take(&mut self.lost_udp)
+    }
+
     /// Compares the maps with what was written to them and repairs; returns how many entries differed.
     ///
     /// # Errors
@@ -125,6 +133,7 @@ impl<A: Family, M: LbMaps<A>> Half<A, M> {
         for op in ops {
             self.maps.apply(op)?;
             self.rests = true;
+            self.lost_udp |= self.planner.loses_udp(op);
             self.planner.note(op);
         }
         Ok(())

@@ -297,6 +297,7 @@ impl Reconciler {
         if changes_ranges {
             self.put_ranges();
         }
+        round.lost_udp = self.v4.take_lost_udp() | self.v6.take_lost_udp();
         round.took = start.elapsed();
         round.is_success = self.retry.len() == 0 && self.settings_retry.is_none();
         round.is_stuck = self.retry.len() > 0 && self.retry.len() >= self.store.services().count();

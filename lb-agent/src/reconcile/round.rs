@@ -21,6 +21,8 @@ pub struct Round {
     pub failures: usize,
     /// Nothing waits for another try.
     pub is_success: bool,
+    /// A backend of a UDP port no longer serves.
+    pub lost_udp: bool,
     /// Not one Service can be applied.
     pub is_stuck: bool,
     /// Changes of slices that are in force now, with the time at which they came to pass.

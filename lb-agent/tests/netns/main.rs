@@ -36,6 +36,7 @@ mod start;
 mod topology;
 mod transfer;
 mod tun;
+mod udp_ends;
 mod uplinks;
 
 use libtest_mimic::Arguments;
@@ -51,6 +52,7 @@ fn main() {
         families::trials(),
         datagrams::trials(),
         sessions::trials(),
+        udp_ends::trials(),
         refusals::trials(),
         sources::trials(),
         nodeport::trials(),
