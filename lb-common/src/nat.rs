@@ -216,6 +216,9 @@ impl<T, N, C: Chance> Opening<'_, T, N, C> {
         if !found.is(Outcome::FOUND) {
             return found;
         }
+        if draft.header.lies != 0 {
+            return Outcome::new(Outcome::FAILED, Counter::Malformed as u32);
+        }
         let class = Class::from_index(found.carried());
         let choice = Outcome(self.choose(draft, class));
         if !choice.is(Outcome::FOUND) {
@@ -540,7 +543,7 @@ impl<A: Address> Draft<A> {
             proto: key.proto,
             ttl: 64,
             place: Place::WHOLE,
-            pad: 0,
+            lies: 0,
         };
         Self {
             header,

@@ -11,6 +11,8 @@ use crate::{
 pub trait Bytes {
     /// `N` bytes, if the packet has them.
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]>;
+    /// How many there are.
+    fn size(&self) -> u32;
 }
 
 /// Where a packet stands among the fragments of its datagram.
@@ -49,8 +51,8 @@ pub struct Header<A> {
     pub ttl: u8,
     /// Among fragments.
     pub place: Place,
-    /// Zero.
-    pub pad: u8,
+    /// Not zero: lengths that the headers name contradict each other, or the packet. See [`ports`].
+    pub lies: u8,
 }
 
 /// What the transport header says.
@@ -62,6 +64,8 @@ pub struct Ports {
     pub dport: BePort,
     /// What it does to its connection.
     pub step: Step,
+    /// Do the lengths that the headers name contradict each other, or the packet?
+    pub lies: bool,
 }
 
 /// ICMP's protocol number.
@@ -84,7 +88,7 @@ impl Parse for Addr4 {
     fn header(bytes: &impl Bytes, l3: u32) -> Option<Header<Self>> {
         let raw: [u8; 20] = bytes.load(l3)?;
         let words = (raw[0] & 0xf) as u32;
-        let total = u16::from_be_bytes([raw[2], raw[3]]) as u32;
+        let total = total(bytes, l3, u16::from_be_bytes([raw[2], raw[3]]), 0);
         if raw[0] >> 4 != 4 || words < 5 || total < words * 4 {
             return None;
         }
@@ -110,8 +114,20 @@ impl Parse for Addr4 {
             l4: l3 + words * 4,
             id,
             place,
-            pad: 0,
+            lies: 0,
         })
+    }
+}
+
+/// Bytes of network header and payload: `said` and those that it does not count. Segments that a device is still to cut
+/// may be larger than can be said, which then is nothing (BIG TCP, Linux 5.19 and 6.3).
+#[inline(always)]
+fn total(bytes: &impl Bytes, l3: u32, said: u16, uncounted: u32) -> u32 {
+    let there = bytes.size().saturating_sub(l3);
+    if said == 0 && there > u16::MAX as u32 {
+        there
+    } else {
+        said as u32 + uncounted
     }
 }
 
@@ -144,12 +160,12 @@ impl Parse for Addr6 {
             },
             proto: Proto(first[6]),
             ttl: first[7],
-            total: 40 + u16::from_be_bytes([first[4], first[5]]) as u32,
+            total: total(bytes, l3, u16::from_be_bytes([first[4], first[5]]), 40),
             l3,
             l4: l3 + 40,
             id: 0,
             place: Place::WHOLE,
-            pad: 0,
+            lies: 0,
         };
         if is_extension(first[6]) {
             walk(bytes, first[6], &mut header)?;
@@ -204,27 +220,47 @@ fn walk(bytes: &impl Bytes, first: u8, header: &mut Header<Addr6>) -> Option<()>
 
 /// Reads the transport header of a packet that has one.
 #[inline(always)]
-pub fn ports(bytes: &impl Bytes, proto: Proto, l4: u32) -> Option<Ports> {
-    let step = match proto {
+pub fn ports<A: Address>(bytes: &impl Bytes, header: &Header<A>) -> Option<Ports> {
+    let l4 = header.l4;
+    let (step, least, most) = match header.proto {
         Proto::TCP => {
             let raw: [u8; 20] = bytes.load(l4)?;
-            if raw[12] >> 4 < 5 {
+            let words = (raw[12] >> 4) as u32;
+            if words < 5 {
                 return None;
             }
-            Step::of_tcp(raw[13])
+            (Step::of_tcp(raw[13]), words * 4, 0)
         }
         Proto::UDP => {
-            let _whole: [u8; 8] = bytes.load(l4)?;
-            Step::Datagram
+            let raw: [u8; 8] = bytes.load(l4)?;
+            let said = u16::from_be_bytes([raw[4], raw[5]]) as u32;
+            // Shorter than its own header, as long as nothing.
+            let least = if said < 8 { u32::MAX } else { 8 };
+            (Step::Datagram, least, said)
         }
         Proto::SCTP => {
             let raw: [u8; 16] = bytes.load(l4)?;
-            Step::of_sctp(raw[12])
+            (Step::of_sctp(raw[12]), 16, 0)
         }
         _ => return None,
     };
     let (sport, dport) = port_pair(bytes, l4)?;
-    Some(Ports { sport, dport, step })
+    Some(Ports {
+        sport,
+        dport,
+        step,
+        lies: lies(bytes, header, least, most),
+    })
+}
+
+/// Does the network header name fewer bytes than the transport header has (`least`) or says to follow (`most`), or
+/// more than there are?
+#[inline(always)]
+fn lies<A: Address>(bytes: &impl Bytes, header: &Header<A>, least: u32, most: u32) -> bool {
+    let named = header.total.saturating_sub(header.l4 - header.l3);
+    // The first fragment says how long the whole datagram is.
+    let is_cut_up = header.place != Place::WHOLE;
+    header.l3 + header.total > bytes.size() || named < least || (named < most && !is_cut_up)
 }
 
 /// The ports alone: all that an ICMP error is sure to quote.

@@ -68,7 +68,7 @@ counters! {
     PortChanged = "port_changed",
     /// UDP flows moved to another backend, for theirs no longer serves (rules 89 to 92)
     FlowMoved = "flow_moved",
-    /// packets dropped: too short for what they claim to be
+    /// packets dropped: too short for what they claim to be, or of lengths that contradict each other
     Malformed = "malformed",
     /// packets dropped: the kernel refused to change or send them
     NotSent = "not_sent",

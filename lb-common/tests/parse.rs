@@ -35,7 +35,7 @@ fn packet6(transport: Transport) -> Packet {
 fn read<A: Parse>(bytes: &[u8], l3: usize) -> Option<(Header<A>, Option<Ports>)> {
     let buffer = Buffer::new(bytes.to_vec(), Sums::Full);
     let header = A::header(&buffer, u32::try_from(l3).expect("short"))?;
-    let ports = ports(&buffer, header.proto, header.l4);
+    let ports = ports(&buffer, &header);
     Some((header, ports))
 }
 
@@ -56,6 +56,7 @@ fn to_port_80(step: Step) -> Option<Ports> {
         sport: BePort::new(40_000),
         dport: BePort::new(80),
         step,
+        lies: false,
     })
 }
 
@@ -72,7 +73,7 @@ fn an_ipv4_header_is_read_whole() {
         proto: Proto::TCP,
         ttl: 9,
         place: Place::WHOLE,
-        pad: 0,
+        lies: 0,
     };
     assert_eq!(header, wanted);
     assert_eq!(ports, to_port_80(Step::Open));
@@ -91,7 +92,7 @@ fn an_ipv6_header_is_read_whole() {
         proto: Proto::UDP,
         ttl: 9,
         place: Place::WHOLE,
-        pad: 0,
+        lies: 0,
     };
     assert_eq!(header, wanted);
     assert_eq!(ports, to_port_80(Step::Datagram));
@@ -247,8 +248,21 @@ fn tcp_flags_and_sctp_chunks_say_what_a_packet_does() {
     }
 }
 
+/// The same, of a packet that ends too early.
+fn lying<A>(whole: Option<(Header<A>, Option<Ports>)>) -> Option<(Header<A>, Option<Ports>)> {
+    whole.map(|(header, ports)| {
+        (
+            header,
+            ports.map(|ports| Ports {
+                lies: true,
+                ..ports
+            }),
+        )
+    })
+}
+
 #[test]
-fn a_packet_cut_anywhere_is_read_whole_or_not_at_all() {
+fn a_packet_cut_anywhere_is_read_whole_and_lies_or_not_at_all() {
     let transports = [
         (Transport::Tcp(SYN), 20),
         (Transport::Udp, 8),
@@ -269,7 +283,7 @@ fn a_packet_cut_anywhere_is_read_whole_or_not_at_all() {
                     "{transport:?} cut to {len}"
                 );
             } else {
-                assert_eq!(cut, whole, "{transport:?} cut to {len}");
+                assert_eq!(cut, lying(whole), "{transport:?} cut to {len}");
             }
         }
         let packet = packet6(transport).extensions(&[Extension::HopByHop, Extension::Routing]);
@@ -284,7 +298,7 @@ fn a_packet_cut_anywhere_is_read_whole_or_not_at_all() {
                     "{transport:?} cut to {len}"
                 );
             } else {
-                assert_eq!(cut, whole, "{transport:?} cut to {len}");
+                assert_eq!(cut, lying(whole), "{transport:?} cut to {len}");
             }
         }
     }
@@ -323,4 +337,75 @@ fn a_tcp_header_shorter_than_itself_has_no_ports() {
 fn offsets_near_the_end_of_numbers_are_beyond_the_packet() {
     let buffer = Buffer::new(vec![0; 64], Sums::Full);
     assert_eq!(buffer.load::<4>(u32::MAX - 8), None);
+}
+
+/// Of a packet with 23 bytes of payload, changed at `at` behind its network header's start.
+fn lies_with(packet: &Packet, at: usize, value: &[u8]) -> bool {
+    let (mut bytes, l3) = (packet.bytes(), packet.l3());
+    bytes[l3 + at..l3 + at + value.len()].copy_from_slice(value);
+    let ports = if packet.src.is_ipv4() {
+        read::<Addr4>(&bytes, l3).and_then(|(_, ports)| ports)
+    } else {
+        read::<Addr6>(&bytes, l3).and_then(|(_, ports)| ports)
+    };
+    ports.expect("ports").lies
+}
+
+#[test]
+fn lengths_that_contradict_each_other_are_lies() {
+    let tcp = Transport::Tcp(SYN);
+    for (what, packet, at, good, bad) in [
+        ("TCP header", packet4(tcp), 32, vec![0xa0], vec![0xb0]),
+        ("TCP header", packet6(tcp), 52, vec![0xa0], vec![0xb0]),
+        ("TCP in IPv4", packet4(tcp), 2, vec![0, 40], vec![0, 39]),
+        ("TCP in IPv6", packet6(tcp), 4, vec![0, 20], vec![0, 19]),
+        ("IPv4", packet4(tcp), 2, vec![0, 63], vec![0, 64]),
+        ("IPv6", packet6(tcp), 4, vec![0, 43], vec![0, 44]),
+        ("UDP", packet4(Transport::Udp), 24, vec![0, 8], vec![0, 7]),
+        ("UDP", packet6(Transport::Udp), 44, vec![0, 31], vec![0, 32]),
+        ("UDP", packet4(Transport::Udp), 24, vec![0, 31], vec![0, 0]),
+        (
+            "SCTP",
+            packet4(Transport::Sctp(1)),
+            2,
+            vec![0, 36],
+            vec![0, 35],
+        ),
+    ] {
+        let name = format!("{what} {good:?} {bad:?}");
+        assert!(!lies_with(&packet, at, &good), "{name}");
+        assert!(lies_with(&packet, at, &bad), "{name}");
+    }
+}
+
+/// It says how long the whole datagram is, not how long it is itself.
+#[test]
+fn a_first_fragment_does_not_lie() {
+    let first = packet4(Transport::Udp).fragment(7, 0, true);
+    assert!(!lies_with(&first, 24, &[0x20, 0]));
+    assert!(lies_with(&first, 24, &[0, 7]));
+}
+
+#[test]
+fn segments_larger_than_can_be_said_are_as_long_as_they_are() {
+    let tcp = Transport::Tcp(ACK);
+    let grown = |packet: &Packet, at: usize| {
+        let mut bytes = packet.bytes();
+        bytes[packet.l3() + at..packet.l3() + at + 2].fill(0);
+        bytes.resize(150_000, 0);
+        bytes
+    };
+    let bytes = grown(&packet4(tcp), 2);
+    let (header, ports) = read::<Addr4>(&bytes, 14).expect("a header");
+    assert_eq!(
+        (header.total, ports),
+        (150_000 - 14, to_port_80(Step::Carry))
+    );
+    let bytes = grown(&packet6(tcp), 4);
+    let (header, ports) = read::<Addr6>(&bytes, 14).expect("a header");
+    assert_eq!(
+        (header.total, ports),
+        (150_000 - 14, to_port_80(Step::Carry))
+    );
+    assert_eq!(read::<Addr4>(&grown(&packet4(tcp), 2)[..65_549], 14), None);
 }

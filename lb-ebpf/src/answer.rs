@@ -102,7 +102,7 @@ where
     let header = &draft.header;
     let is_tcp = header.proto == Proto::TCP;
     let quoted = header.l4 - header.l3 + if is_tcp { TCP_HEADER } else { QUOTED };
-    if skb.len() < header.l3 + quoted || is_limited() {
+    if skb.size() < header.l3 + quoted || is_limited() {
         return SHOT;
     }
     let field = l4_field(header.proto, header.l4);

@@ -104,12 +104,6 @@ impl Skb {
     }
 
     #[inline(always)]
-    pub fn len(&self) -> u32 {
-        // SAFETY: as above.
-        unsafe { (*self.raw()).len }
-    }
-
-    #[inline(always)]
     pub fn ifindex(&self) -> u32 {
         // SAFETY: as above.
         unsafe { (*self.raw()).ifindex }
@@ -138,8 +132,8 @@ impl Skb {
     /// Brings the headers into the linear part, where they usually are.
     #[inline(always)]
     pub fn pull_headers(&self) {
-        let wanted = if self.len() < HEADERS {
-            self.len()
+        let wanted = if self.size() < HEADERS {
+            self.size()
         } else {
             HEADERS
         };
@@ -337,6 +331,12 @@ const fn verdict(from: i64) -> i32 {
 }
 
 impl Bytes for Skb {
+    #[inline(always)]
+    fn size(&self) -> u32 {
+        // SAFETY: the kernel passes a valid context for the whole run of the program.
+        unsafe { (*self.raw()).len }
+    }
+
     #[inline(always)]
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         let from = self.direct::<N>(at)?.cast::<u8>();

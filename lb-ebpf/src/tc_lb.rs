@@ -223,6 +223,10 @@ where
     if !is_met(flags, side) {
         return NEXT;
     }
+    if draft.header.lies != 0 {
+        count_packet(Counter::Malformed);
+        return SHOT;
+    }
     let next = after(flags, draft.step());
     let is_due = now_s != draft.val.seen_s;
     if next != flags || is_due {
@@ -280,7 +284,7 @@ where
             OTHER
         };
     }
-    let Some(ports) = ports(skb, header.proto, header.l4) else {
+    let Some(ports) = ports(skb, &header) else {
         // Cut short, unless it is a protocol that has no ports.
         let is_known = matches!(header.proto, Proto::TCP | Proto::UDP | Proto::SCTP);
         return if is_known { NOTHING } else { OTHER };
@@ -293,6 +297,7 @@ where
         ports.dport,
     );
     draft.step = ports.step as u32;
+    draft.header.lies = ports.lies as u8;
     FLOW
 }
 
@@ -677,7 +682,7 @@ where
             count_packet(Counter::HopsExceeded);
             return pending(draft, Error::HopsExceeded);
         }
-        if skb.len() > ALWAYS_FITS
+        if skb.size() > ALWAYS_FITS
             && let Some(mtu) = skb.too_big_for(draft.val.oif)
         {
             count_packet(Counter::TooBig);

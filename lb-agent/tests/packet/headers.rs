@@ -11,6 +11,7 @@ pub fn fixtures() -> Vec<Fixture> {
     for place in places() {
         for (proto, opener, _, _) in OPENERS {
             all.extend(long(&place, proto, opener));
+            all.extend(lying(&place, proto, opener));
             all.extend(cut(&place, proto, opener));
             all.push(tagged(&place, proto, opener));
             all.push(padded(&place, proto, opener));
@@ -93,7 +94,8 @@ fn long(place: &Place, proto: &str, transport: Transport) -> Vec<Fixture> {
         .collect()
 }
 
-/// Nothing that is cut short before its ports and state are known is touched.
+/// Nothing that is cut short before its ports and state are known is touched; a Service's packet whose payload is missing
+/// is dropped.
 fn cut(place: &Place, proto: &str, transport: Transport) -> Vec<Fixture> {
     let whole = opener(place, transport, Svc::Stack);
     let (bytes, l4) = (whole.bytes(), whole.l4());
@@ -105,7 +107,6 @@ fn cut(place: &Place, proto: &str, transport: Transport) -> Vec<Fixture> {
         | Transport::SctpUnsummed(_)
         | Transport::Other(_) => 8,
     };
-    let backend = place.target(place.local);
     (0..=needed)
         .step_by(4)
         .chain([needed - 1])
@@ -115,13 +116,76 @@ fn cut(place: &Place, proto: &str, transport: Transport) -> Vec<Fixture> {
             if len < needed {
                 return Fixture::new(name, [Step::inbound_bytes(cut)]);
             }
-            // Its header is whole; that the payload is missing is the stack's to find out.
-            let sent = whole.clone().to(backend).bytes()[..l4 + len].to_vec();
-            Fixture::new(name, [Step::inbound_bytes(cut).becomes_bytes(sent)])
-                .counts(Counter::HitChosen, 1)
-                .flow(Conversation::of(&whole, backend).with(FlowFlags::LOCAL))
+            Fixture::new(name, [Step::inbound_bytes(cut).dropped()]).counts(Counter::Malformed, 1)
         })
         .collect()
+}
+
+/// Lengths that contradict each other: of an opener, of a packet with a flow, and of what is no Service's.
+fn lying(place: &Place, proto: &str, transport: Transport) -> Vec<Fixture> {
+    let (l3, v4) = (14, place.family == 4);
+    let l4 = l3 + if v4 { 20 } else { 40 };
+    // Where the network header says how long the packet is, and what a header without payload would be.
+    let (said, bare) = if v4 { (l3 + 2, 20) } else { (l3 + 4, 0) };
+    let of_transport: &[(&str, usize, [u8; 2])] = match transport {
+        Transport::Tcp(_) => &[("longer TCP header", 12, [0xf0, 2])],
+        Transport::Udp => &[
+            ("UDP length of 7", 4, [0, 7]),
+            ("UDP length of 99", 4, [0, 99]),
+        ],
+        Transport::UdpUnsummed
+        | Transport::Sctp(_)
+        | Transport::SctpUnsummed(_)
+        | Transport::Other(_) => &[],
+    };
+    let mut changes: Vec<(&str, usize, [u8; 2])> = (of_transport.iter())
+        .map(|(what, at, value)| (*what, l4 + at, *value))
+        .collect();
+    changes.push((
+        "packet that ends in its transport header",
+        said,
+        [0, bare + 7],
+    ));
+    changes.push(("packet that ends before its end", said, [4, 0]));
+    let fixtures = |(what, at, value): (&str, usize, [u8; 2])| {
+        let changed = |packet: &Packet| {
+            let mut bytes = packet.bytes();
+            bytes[at..at + 2].copy_from_slice(&value);
+            bytes
+        };
+        let name = |of: &str| format!("headers/{what} of {of} {proto} IPv{}", place.family);
+        let opener = opener(place, transport, Svc::Redirect);
+        let (source, backend) = (place.masqueraded(), place.target(place.remote));
+        let sent = opener.clone().from(source).to(backend).ttl(opener.ttl - 1);
+        let answer = changed(&opener.clone().from(backend).to(source));
+        let flow = Conversation::of(&opener, backend).masqueraded(source, Device::Up0, Device::Up0);
+        let other = changed(&opener.clone().to(place.client_at()));
+        [
+            Fixture::new(
+                name("an opener"),
+                [Step::inbound_bytes(changed(&opener)).dropped()],
+            )
+            .counts(Counter::Malformed, 1),
+            Fixture::new(
+                name("an answer"),
+                [
+                    Step::inbound(&opener).leaves_as(&sent),
+                    Step::inbound_bytes(answer).dropped(),
+                ],
+            )
+            .counts(Counter::HitChosen, 1)
+            .counts(Counter::Malformed, 1)
+            .flow(flow),
+            Fixture::new(
+                name("nobody"),
+                [
+                    Step::inbound_bytes(other.clone()),
+                    Step::outbound_bytes(other),
+                ],
+            ),
+        ]
+    };
+    changes.into_iter().flat_map(fixtures).collect()
 }
 
 /// A tag among the bytes: the VLAN's own device sees the packet without it.

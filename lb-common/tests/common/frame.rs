@@ -45,6 +45,10 @@ impl Bytes for Buffer {
         let at = at as usize;
         self.bytes.borrow().get(at..at + N)?.try_into().ok()
     }
+
+    fn size(&self) -> u32 {
+        self.bytes.borrow().len().try_into().expect("a packet")
+    }
 }
 
 impl Frame for Buffer {

@@ -266,7 +266,7 @@ where
         if header.place == Place::LATER || header.proto == A::ICMP {
             return Ok(Wanted::Sound);
         }
-        let Some(found) = ports(&buffer, header.proto, header.l4) else {
+        let Some(found) = ports(&buffer, &header) else {
             let is_known = matches!(header.proto, Proto::TCP | Proto::UDP | Proto::SCTP);
             return Ok(if is_known {
                 Wanted::Untouched
@@ -292,7 +292,7 @@ where
         }
         let val = match flow {
             Some(val) => val,
-            None if may_open => match self.open(&key, step, now, now_s)? {
+            None if may_open => match self.open(&key, (step, found.lies), now, now_s)? {
                 Ok(val) => val,
                 Err(wanted) => return Ok(wanted),
             },
@@ -300,6 +300,9 @@ where
         };
         if !is_met(val.flags, side) {
             return Ok(Wanted::Untouched);
+        }
+        if found.lies {
+            return Ok(Wanted::Dropped);
         }
         let kept = now.get(&key).context("the flow is gone")?;
         let state = after(val.flags, step);
@@ -345,7 +348,7 @@ where
     fn open(
         &self,
         key: &FlowKey<A>,
-        step: Step,
+        (step, lies): (Step, bool),
         now: &FlowMap<A>,
         now_s: u32,
     ) -> Result<std::result::Result<FlowVal<A>, Wanted>> {
@@ -355,6 +358,7 @@ where
         for throw in [0, u32::MAX] {
             let flows = self.world.flows.borrow().clone();
             let mut draft = draft(*key, step);
+            draft.header.lies = u8::from(lies);
             let opening = Opening {
                 tables: &self.world,
                 network: Routes {
@@ -461,7 +465,7 @@ fn is_met(flags: FlowFlags, side: Side) -> bool {
 fn key_of<A: Family>(bytes: &[u8]) -> Option<FlowKey<A>> {
     let buffer = Buffer::new(bytes.to_vec(), Sums::Full);
     let header = A::header(&buffer, L3)?;
-    let found = ports(&buffer, header.proto, header.l4)?;
+    let found = ports(&buffer, &header)?;
     let (src, dst) = (header.src, header.dst);
     Some(FlowKey::new(
         header.proto,
