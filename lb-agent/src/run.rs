@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use jiff::Timestamp;
 use lb_common::event::Event;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -34,11 +35,11 @@ use crate::{
     maps::sys,
     netns_watch,
     observe::{
-        self, AddressFamily, Servers, State,
+        self, AddressFamily, Applied, Servers, State,
         health_check::Wanted,
         notice::{Notice, Notices},
     },
-    reconcile::Reconciler,
+    reconcile::{Reconciler, Round},
     source::Source,
     stale_udp, udp_ends,
 };
@@ -80,7 +81,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     reserve_ports(&config);
     let lb0 = ensure_lb0(&config);
     reconciler.set_lb0(lb0);
-    let state = Arc::new(State::default());
+    let state = Arc::new(State::new(config.sync_period));
     let (unknown, met) = mpsc::channel(64);
     // One word is enough: it says that namespaces matter.
     let (netns_wanted, wanted) = mpsc::channel(1);
@@ -154,6 +155,7 @@ fn servers(config: &Config) -> Servers {
         hard_fail: config.bind_hard_fail,
         bpffs_root: config.bpffs_root.clone(),
         cgroup: config.cgroup_root.clone(),
+        config: config.shown.clone(),
     }
 }
 
@@ -233,6 +235,9 @@ async fn control(mut control: Control) -> anyhow::Result<()> {
             }
         }
         control.state.set_skipped(control.reconciler.skipped());
+        let eligible = control.reconciler.is_node_eligible();
+        control.state.set_node_eligible(eligible);
+        control.report_news();
         if control.reconciler.is_due() {
             AddressFamily::ALL
                 .iter()
@@ -271,12 +276,45 @@ impl Control {
         }
     }
 
+    fn report_news(&self) {
+        let (all, pending) = self.reconciler.news();
+        self.state.set_news(all, pending);
+    }
+
+    fn report(&self, round: &Round) {
+        let state = &self.state;
+        let applied = Applied {
+            took: round.took,
+            is_full: round.is_full,
+            is_success: round.is_success,
+            is_stuck: round.is_stuck,
+        };
+        let counts = AddressFamily::ALL
+            .into_iter()
+            .zip(self.reconciler.no_local());
+        for (family, no_local) in counts {
+            state.applied(family, applied);
+            state.set_no_local(family, no_local);
+        }
+        let now = Timestamp::now();
+        for trigger in &round.triggers {
+            let family = if trigger.is_ipv4 {
+                AddressFamily::IPv4
+            } else {
+                AddressFamily::IPv6
+            };
+            // A clock ahead of ours tells nothing.
+            let after = Duration::try_from(now.duration_since(trigger.at)).unwrap_or_default();
+            state.programmed(family, after);
+        }
+        state.add_failures(round.failures);
+        self.report_news();
+    }
+
     fn write(&mut self) -> anyhow::Result<()> {
         let is_first = !self.reconciler.is_complete();
         let round = tokio::task::block_in_place(|| self.reconciler.round());
-        for family in AddressFamily::ALL {
-            self.state.applied(family, round.took);
-        }
+        self.report(&round);
         self.state.set_failed(self.reconciler.failed());
         if round.needs_netns {
             // A full channel means that the word is on its way already.

@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_agent::observe::{AddressFamily, Servers, State, notice::Notices, serve};
-use serde_json::Value;
+use lb_agent::observe::{AddressFamily, Applied, Servers, State, notice::Notices, serve};
+use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 /// A running pair of servers; ends with its runtime.
@@ -34,6 +34,7 @@ fn start(healthz: SocketAddr, metrics: SocketAddr) -> Served {
         hard_fail: false,
         bpffs_root: "/nowhere".into(),
         cgroup: "/nowhere".into(),
+        config: json!({"kind": "KubeProxyConfiguration"}),
     };
     let (notices, _) = Notices::channel();
     runtime.spawn(serve(Arc::clone(&state), servers, notices));
@@ -47,6 +48,10 @@ fn start(healthz: SocketAddr, metrics: SocketAddr) -> Served {
 
 /// Status, head and body; tries until something listens.
 fn get(address: SocketAddr, path: &str) -> (u16, String, String) {
+    get_as(address, path, "*/*")
+}
+
+fn get_as(address: SocketAddr, path: &str, accept: &str) -> (u16, String, String) {
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut stream = loop {
         match TcpStream::connect(address) {
@@ -55,7 +60,7 @@ fn get(address: SocketAddr, path: &str) -> (u16, String, String) {
         }
         std::thread::sleep(Duration::from_millis(20));
     };
-    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").expect("a request");
+    write!(stream, "GET {path} HTTP/1.0\r\nAccept: {accept}\r\n\r\n").expect("a request");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
     let (head, body) = answer.split_once("\r\n\r\n").expect("HTTP");
@@ -86,6 +91,12 @@ fn healthz_also_asks_whether_the_node_is_eligible() {
     assert_eq!(status, 200, "livez ignores the node");
     assert_eq!(body.get("nodeEligible"), None);
     assert_eq!(body["status"]["IPv6"]["healthy"], true);
+    served.state.set_node_eligible(true);
+    let (status, _, body) = get(served.healthz, "/healthz");
+    let body: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!((status, &body["nodeEligible"]), (200, &true.into()));
+    assert_eq!(body["lastUpdated"], body["currentTime"], "rule 118");
+    assert_eq!(get(served.healthz, "/other").0, 404);
 }
 
 #[test]
@@ -96,19 +107,43 @@ fn the_metrics_server_answers_the_paths_of_kube_proxy() {
     assert_eq!((status, mode.as_str()), (200, "ebpf"));
     assert!(head.contains("content-type: text/plain"), "{head}");
     assert!(head.contains("x-content-type-options: nosniff"), "{head}");
-    served
-        .state
-        .applied(AddressFamily::IPv4, Duration::from_millis(1));
+    served.state.applied(
+        AddressFamily::IPv4,
+        Applied::in_part(Duration::from_millis(1)),
+    );
     let (status, head, text) = get(served.metrics, "/metrics");
     assert_eq!(status, 200);
+    assert!(
+        head.contains("content-type: text/plain; version=0.0.4"),
+        "{head}"
+    );
+    let name = "kubeproxy_proxy_livez";
+    assert!(text.contains(&format!("# TYPE {name}_total counter\n")));
+    let openmetrics = "application/openmetrics-text;version=1.0.0";
+    let (_, head, newer) = get_as(served.metrics, "/metrics", openmetrics);
     assert!(
         head.contains("content-type: application/openmetrics-text"),
         "{head}"
     );
+    assert!(newer.contains(&format!("# TYPE {name} counter\n")) && newer.ends_with("# EOF\n"));
     assert!(
         text.contains("lb_apply_duration_seconds_count{ip_family=\"IPv4\"} 1\n"),
         "{text}"
     );
+    let (_, head, config) = get(served.metrics, "/configz");
+    let config: Value = serde_json::from_str(&config).expect("JSON");
+    assert!(head.contains("content-type: application/json"), "{head}");
+    let kind = &config["kubeproxy.config.k8s.io"]["kind"];
+    assert_eq!(kind, "KubeProxyConfiguration");
+    let (_, _, slis) = get(served.metrics, "/metrics/slis");
+    for line in [
+        "kubernetes_healthcheck{name=\"attached\",type=\"livez\"} 1",
+        "kubernetes_healthcheck{name=\"node\",type=\"healthz\"} 1",
+        "kubernetes_healthcheck{name=\"IPv6\",type=\"livez\"} 1",
+    ] {
+        assert!(slis.lines().any(|l| l == line), "{slis}");
+    }
+    assert!(slis.contains("kubernetes_healthchecks_total{"), "{slis}");
     assert_eq!(get(served.metrics, "/other").0, 404);
 }
 

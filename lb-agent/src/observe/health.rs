@@ -20,13 +20,15 @@ use axum::{
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::state::{AddressFamily, State};
+use super::{state::State, sync::AddressFamily};
 
 /// Answers given so far, process-wide: 200 and 503 of each path.
 pub(super) static ANSWERS: Answers = Answers {
     healthz: [AtomicU64::new(0), AtomicU64::new(0)],
     livez: [AtomicU64::new(0), AtomicU64::new(0)],
 };
+
+const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// `kubeproxy_proxy_healthz_total` and `kubeproxy_proxy_livez_total`.
 pub(super) struct Answers {
@@ -82,7 +84,7 @@ async fn livez(Shared(state): Shared<Arc<State>>) -> impl IntoResponse {
 /// Is the agent healthy (rule 115), whatever its node?
 pub(super) fn is_healthy(state: &State, now: Instant) -> bool {
     let mut families = AddressFamily::ALL.into_iter();
-    let keeps_up = families.all(|family| state.family(family).is_healthy(now));
+    let keeps_up = families.all(|family| state.keeps_up(family, now));
     keeps_up && state.is_attached() && state.is_effective()
 }
 
@@ -94,7 +96,7 @@ fn health(state: &State, now: Instant, node_eligible: Option<bool>) -> Health {
             let of_family = state.family(*family);
             let health = FamilyHealth {
                 last_updated: text(of_family.applied_at()),
-                healthy: of_family.is_healthy(now),
+                healthy: state.keeps_up(*family, now),
             };
             (family.label(), health)
         })
@@ -115,8 +117,9 @@ fn health(state: &State, now: Instant, node_eligible: Option<bool>) -> Health {
     }
 }
 
+/// What never was is Go's zero time, for clients that read a time there.
 fn text(time: Option<Timestamp>) -> String {
-    time.map_or_else(String::new, |time| time.to_string())
+    time.map_or_else(|| NEVER.to_owned(), |time| time.to_string())
 }
 
 /// A good answer was updated now, for clients that look at nothing else (rule 118).
@@ -143,7 +146,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::observe::{attached::Attachment, devices::DeviceStatus, state::PATIENCE};
+    use crate::observe::{attached::Attachment, devices::DeviceStatus};
 
     fn attachment(attached: bool, effective: bool) -> Attachment {
         Attachment {
@@ -198,17 +201,28 @@ mod tests {
     fn one_family_that_waits_too_long_is_named() {
         let state = State::default();
         state.queued(AddressFamily::IPv6);
-        let later = Instant::now() + PATIENCE + Duration::from_secs(1);
+        let later = Instant::now() + Duration::from_secs(61);
         let health = health(&state, later, Some(true));
         assert!(!health.healthy);
         assert!(health.status["IPv4"].healthy && !health.status["IPv6"].healthy);
     }
 
     #[test]
+    fn a_change_may_wait_for_twice_the_sync_period() {
+        let state = State::new(Duration::from_secs(5));
+        state.queued(AddressFamily::IPv4);
+        for (after, is_healthy) in [(9, true), (11, false)] {
+            let then = Instant::now() + Duration::from_secs(after);
+            assert_eq!(health(&state, then, None).healthy, is_healthy, "{after} s");
+            assert_eq!(super::is_healthy(&state, then), is_healthy, "{after} s");
+        }
+    }
+
+    #[test]
     fn a_good_answer_was_updated_now() {
         let state = State::default();
         let health = health(&state, Instant::now(), Some(true));
-        assert_eq!(health.last_updated, "");
+        assert_eq!(health.last_updated, NEVER);
         let now = health.current_time.clone();
         let response = answer(health, true, &ANSWERS.livez).into_response();
         assert_eq!(response.status(), StatusCode::OK);

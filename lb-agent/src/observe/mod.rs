@@ -14,10 +14,12 @@ pub mod notice;
 pub mod requests;
 mod server;
 mod state;
+mod sync;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-pub use state::{AddressFamily, State};
+pub use state::State;
+pub use sync::{AddressFamily, Applied};
 
 use notice::Notices;
 use server::Server;
@@ -38,6 +40,8 @@ pub struct Servers {
     pub bpffs_root: PathBuf,
     /// The cgroup that is served.
     pub cgroup: PathBuf,
+    /// kube-proxy's configuration, for `/configz`.
+    pub config: serde_json::Value,
 }
 
 /// Serves health and metrics, and watches the programs; ends only with an error.
@@ -58,7 +62,7 @@ pub async fn serve(state: Arc<State>, servers: Servers, notices: Notices) -> any
         hard_fail: servers.hard_fail,
     };
     let of_health = health::router(Arc::clone(&state));
-    let of_metrics = metrics::router(Arc::clone(&state), &servers.bpffs_root);
+    let of_metrics = metrics::router(Arc::clone(&state), &servers.bpffs_root, servers.config);
     tokio::try_join!(
         server::keep(healthz, of_health, &notices),
         server::keep(metrics, of_metrics, &notices),

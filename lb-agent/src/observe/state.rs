@@ -2,56 +2,28 @@
 
 use std::sync::{
     Arc, PoisonError, RwLock,
-    atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-
-use super::{attached::Attachment, devices::DeviceStatus, requests::Requests};
-
-/// How long a change may wait before the agent is unhealthy: twice kube-proxy's sync period (rule 115).
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A family of addresses; each is synced on its own.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[expect(missing_docs, reason = "as `ipFamilies` spells them")]
-pub enum AddressFamily {
-    IPv4,
-    IPv6,
-}
-
-impl AddressFamily {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::IPv4, Self::IPv6];
-
-    /// As `ipFamilies` spells it.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::IPv4 => "IPv4",
-            Self::IPv6 => "IPv6",
-        }
-    }
-}
-
-/// One family's changes.
-#[derive(Debug)]
-pub(super) struct Family {
-    /// The oldest change that is not applied.
-    pending: RwLock<Option<Instant>>,
-    /// Milliseconds since 1970; 0: never.
-    queued_ms: AtomicI64,
-    /// Milliseconds since 1970; 0: never.
-    applied_ms: AtomicI64,
-    /// Seconds from an apply's begin to its end.
-    pub(super) durations: Histogram,
-}
+use super::{
+    attached::Attachment,
+    devices::DeviceStatus,
+    requests::Requests,
+    sync::{AddressFamily, Applied, FamilySync},
+};
+use crate::{plan::NoLocal, reconcile::Counted};
 
 /// The agent's state.
 #[derive(Debug)]
 pub struct State {
-    families: [Family; 2],
+    families: [FamilySync; 2],
+    /// How long a change may wait before the agent is unhealthy (rule 115).
+    patience: Duration,
+    /// News of Services and slices, and those not yet in force.
+    changes: [AtomicU64; 2],
+    pending: [AtomicU64; 2],
+    failures: AtomicU64,
     started: AtomicBool,
     synced: AtomicBool,
     node_eligible: AtomicBool,
@@ -69,15 +41,27 @@ pub struct State {
 
 impl Default for State {
     fn default() -> Self {
-        let family = || Family {
-            pending: RwLock::new(None),
-            queued_ms: AtomicI64::new(0),
-            applied_ms: AtomicI64::new(0),
-            // Rule 1.Q: 0.001 x 2^n, 15 buckets.
-            durations: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
-        };
+        Self::new(Duration::from_secs(30))
+    }
+}
+
+fn of<T>([v4, v6]: &[T; 2], family: AddressFamily) -> &T {
+    match family {
+        AddressFamily::IPv4 => v4,
+        AddressFamily::IPv6 => v6,
+    }
+}
+
+/// What the agent notes.
+impl State {
+    /// Nothing is attached or synced. A change may wait for twice the sync period.
+    pub fn new(sync_period: Duration) -> Self {
         Self {
-            families: [family(), family()],
+            families: Default::default(),
+            patience: sync_period * 2,
+            changes: Default::default(),
+            pending: Default::default(),
+            failures: AtomicU64::new(0),
             started: AtomicBool::new(false),
             synced: AtomicBool::new(false),
             node_eligible: AtomicBool::new(true),
@@ -91,46 +75,40 @@ impl Default for State {
             requests: Arc::default(),
         }
     }
-}
 
-fn of<T>([v4, v6]: &[T; 2], family: AddressFamily) -> &T {
-    match family {
-        AddressFamily::IPv4 => v4,
-        AddressFamily::IPv6 => v6,
-    }
-}
-
-fn now_ms() -> i64 {
-    Timestamp::now().as_millisecond()
-}
-
-fn time(ms: &AtomicI64) -> Option<Timestamp> {
-    let ms = ms.load(Relaxed);
-    Timestamp::from_millisecond(ms).ok().filter(|_| ms != 0)
-}
-
-/// What the agent notes.
-impl State {
     /// A change of a family wants to be applied.
     pub fn queued(&self, family: AddressFamily) {
-        let family = self.family(family);
-        family.queued_ms.store(now_ms(), Relaxed);
-        let mut pending = family
-            .pending
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        pending.get_or_insert_with(Instant::now);
+        self.family(family).queued();
     }
 
-    /// Everything queued for a family has been applied; it took so long.
-    pub fn applied(&self, family: AddressFamily, took: Duration) {
-        let family = self.family(family);
-        family.applied_ms.store(now_ms(), Relaxed);
-        family.durations.observe(took.as_secs_f64());
-        *family
-            .pending
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = None;
+    /// What was queued for a family was taken up.
+    pub fn applied(&self, family: AddressFamily, applied: Applied) {
+        self.family(family).applied(applied);
+    }
+
+    /// A change of endpoints is in force; it came to pass so long ago (rule 128).
+    pub fn programmed(&self, family: AddressFamily, after: Duration) {
+        let waits = &self.family(family).programming;
+        waits.observe(after.as_secs_f64());
+    }
+
+    /// Service ports of a family that a Local policy drops here.
+    pub fn set_no_local(&self, family: AddressFamily, counts: NoLocal) {
+        self.family(family).set_no_local(counts);
+    }
+
+    /// News so far, and those that are not yet in force.
+    pub fn set_news(&self, all: Counted, pending: Counted) {
+        for (counts, counted) in [(&self.changes, all), (&self.pending, pending)] {
+            let [services, slices] = counts;
+            services.store(counted.services, Relaxed);
+            slices.store(counted.slices, Relaxed);
+        }
+    }
+
+    /// So many Services could not be applied this time.
+    pub fn add_failures(&self, services: usize) {
+        self.failures.fetch_add(services as u64, Relaxed);
     }
 
     /// The data plane is attached: from now on the kernel is asked whether it stays so.
@@ -221,12 +199,31 @@ impl State {
 
 /// What is asked of it.
 impl State {
-    pub(super) fn family(&self, family: AddressFamily) -> &Family {
+    pub(super) fn family(&self, family: AddressFamily) -> &FamilySync {
         let [v4, v6] = &self.families;
         match family {
             AddressFamily::IPv4 => v4,
             AddressFamily::IPv6 => v6,
         }
+    }
+
+    /// Has no change of a family waited for too long (rule 115)?
+    pub(super) fn keeps_up(&self, family: AddressFamily, now: Instant) -> bool {
+        self.family(family).is_healthy(now, self.patience)
+    }
+
+    /// Services, slices.
+    pub(super) fn changes(&self) -> [u64; 2] {
+        self.changes.each_ref().map(|count| count.load(Relaxed))
+    }
+
+    /// Services, slices.
+    pub(super) fn pending(&self) -> [u64; 2] {
+        self.pending.each_ref().map(|count| count.load(Relaxed))
+    }
+
+    pub(super) fn failures(&self) -> u64 {
+        self.failures.load(Relaxed)
     }
 
     /// Requests to the API server, which its client counts.
@@ -283,54 +280,5 @@ impl State {
 
     pub(super) fn repaired(&self) -> u64 {
         self.repaired.load(Relaxed)
-    }
-}
-
-impl Family {
-    /// Rule 115: no change has waited too long; while there is none, for ever.
-    pub(super) fn is_healthy(&self, now: Instant) -> bool {
-        let pending = *self.pending.read().unwrap_or_else(PoisonError::into_inner);
-        pending.is_none_or(|since| now.saturating_duration_since(since) < PATIENCE)
-    }
-
-    pub(super) fn queued_at(&self) -> Option<Timestamp> {
-        time(&self.queued_ms)
-    }
-
-    pub(super) fn applied_at(&self) -> Option<Timestamp> {
-        time(&self.applied_ms)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_change_that_waits_too_long_makes_its_family_unhealthy() {
-        let state = State::default();
-        let family = state.family(AddressFamily::IPv6);
-        let later = || Instant::now() + PATIENCE + Duration::from_secs(1);
-        assert!(family.is_healthy(later()), "nothing is pending");
-        state.queued(AddressFamily::IPv6);
-        assert!(family.is_healthy(Instant::now()));
-        assert!(!family.is_healthy(later()));
-        assert!(
-            state.family(AddressFamily::IPv4).is_healthy(later()),
-            "the other family"
-        );
-        state.applied(AddressFamily::IPv6, Duration::from_millis(3));
-        assert!(family.is_healthy(later()), "applied");
-    }
-
-    #[test]
-    fn a_later_change_does_not_hide_one_that_waits() {
-        let state = State::default();
-        state.queued(AddressFamily::IPv4);
-        std::thread::sleep(Duration::from_millis(20));
-        let begun = Instant::now();
-        state.queued(AddressFamily::IPv4);
-        let family = state.family(AddressFamily::IPv4);
-        assert!(!family.is_healthy(begun + PATIENCE - Duration::from_millis(10)));
     }
 }

@@ -76,8 +76,9 @@ pub struct Reconciler {
     health_checks_changed: bool,
     /// Services that a Local policy drops here, IPv4 and IPv6.
     no_local: BTreeMap<ObjectKey, [NoLocal; 2]>,
-    /// News since the last round.
+    /// News so far, and those that a round has taken up, or that changed nothing.
     counted: Counted,
+    settled: Counted,
     /// Triggers from before say nothing about this process.
     begun: Timestamp,
 }
@@ -114,6 +115,7 @@ impl Reconciler {
             health_checks_changed: true,
             no_local: BTreeMap::new(),
             counted: Counted::default(),
+            settled: Counted::default(),
             begun: Timestamp::now(),
             config,
         })
@@ -136,6 +138,9 @@ impl Reconciler {
         self.counted.services += counted.services;
         self.counted.slices += counted.slices;
         self.pending.merge(self.store.apply(event));
+        if self.pending.is_empty() {
+            self.settled = self.counted;
+        }
     }
 
     /// Is there something to do now?
@@ -186,9 +191,14 @@ impl Reconciler {
         self.retry.len()
     }
 
-    /// News that the next round takes up.
-    pub fn counted(&self) -> Counted {
-        self.counted
+    /// News so far, and those among them that the next round takes up.
+    pub fn news(&self) -> (Counted, Counted) {
+        let (all, settled) = (self.counted, self.settled);
+        let pending = Counted {
+            services: all.services - settled.services,
+            slices: all.slices - settled.slices,
+        };
+        (all, pending)
     }
 
     /// Service ports that a Local policy drops here, IPv4 and IPv6 (rule 130).
@@ -251,7 +261,7 @@ impl Reconciler {
         let start = Instant::now();
         self.has_scanned = false;
         let mut changes = std::mem::take(&mut self.pending);
-        self.counted = Counted::default();
+        self.settled = self.counted;
         let is_full = changes.facts || self.cidrs_changed || !self.is_complete;
         if changes.facts || !self.is_complete {
             self.renew_facts(&mut changes);

@@ -29,7 +29,7 @@ pub struct Round {
     pub triggers: Vec<Trigger>,
 }
 
-/// News since the last round, as kube-proxy counts them (rule 129).
+/// News, as kube-proxy counts them (rule 129).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counted {
     /// Of Services, once for each family.

@@ -1,6 +1,9 @@
 //! This node's own Node object: zone, addresses, and its coming late.
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use super::node::{at, setup, vips};
 use super::objects::{endpoint, node, node_addresses, service, slice};
@@ -14,6 +17,7 @@ pub(crate) const TESTS: &[super::Test] = tests![
     a_changed_zone_label_changes_the_endpoints_in_use,
     node_hints_win_over_zone_hints,
     changed_node_addresses_move_the_node_ports,
+    load_balancers_are_told_that_a_node_leaves,
 ];
 
 /// Rules 25, 26, 126 and 136.
@@ -127,4 +131,50 @@ fn changed_node_addresses_move_the_node_ports() {
 fn node_port(service: &serde_json::Value) -> u16 {
     let port = service["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
     u16::try_from(port).unwrap()
+}
+
+/// Rule 117: told by `/healthz` alone, and nothing that is served changes.
+fn load_balancers_are_told_that_a_node_leaves() {
+    let plane = Plane::shared();
+    let name = "leaving-node";
+    plane.namespace(name);
+    let seat = setup(&plane, name).start();
+    let expect = |code: u16, eligible: bool| {
+        let begun = Instant::now();
+        loop {
+            let (got, body) = seat.agent.get("127.0.0.1:10256", "/healthz").unwrap();
+            let told: Value = serde_json::from_str(&body).unwrap();
+            if got == code && told["nodeEligible"] == eligible && told["healthy"] == true {
+                break;
+            }
+            assert!(begun.elapsed() < WITHOUT_NODE, "{got} {body}");
+            thread::sleep(Duration::from_millis(100));
+        }
+        let (livez, _) = seat.agent.get("127.0.0.1:10256", "/livez").unwrap();
+        assert_eq!(livez, 200);
+    };
+    expect(200, true);
+    let tainted = |key: &str| {
+        let taints = serde_json::json!([{ "key": key, "effect": "NoSchedule" }]);
+        plane.apply(&node(name, "zone-a").set("/spec/taints", taints))
+    };
+    tainted("ToBeDeletedByClusterAutoscaler");
+    expect(503, false);
+    tainted("example.org/other");
+    expect(200, true);
+    plane.delete(&node(name, "zone-a"));
+    expect(503, false);
+    plane.apply(&node(name, "zone-a"));
+    expect(200, true);
+    let asked = seat
+        .agent
+        .metric(
+            "rest_client_requests_total",
+            &["code=\"200\"", "method=\"GET\""],
+        )
+        .unwrap();
+    assert!(
+        asked >= 12.0,
+        "{asked} requests: lists and watches of six kinds"
+    );
 }

@@ -6,17 +6,19 @@ use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use serde_json::Value;
 use xtask::lab::Lab;
+use xtask::lab::manifest::{Document, slices, svc};
 use xtask::lab::traffic::Dial;
 
 use crate::commands::{json, text, web};
 use crate::harness::{SOON, case, eventually, told, who};
-use crate::load::VIP;
+use crate::load::{VIP, Web};
 
 pub fn trials() -> Vec<Trial> {
     let case = |name, test: fn(&Lab) -> Result<()>| case("observe", name, test);
     vec![
         case("counters_by_reason_rise_on_the_metrics_page", metrics),
         case("health_and_metrics_pages_answer_as_kube_proxys_do", pages),
+        case("a_change_is_counted_and_timed_as_kube_proxy_does", counted),
         case("logs_can_be_json", json_logs),
         case("bpftool_prints_the_names_of_fields", bpftool),
         case("map_and_program_names_read_like_the_architecture", names),
@@ -90,6 +92,83 @@ fn metrics(lab: &Lab) -> Result<()> {
     for name in ["lb_objects_skipped", "lb_services_failed"] {
         ensure!(agent.metric(name, &[])? == 0.0, "{name}");
     }
+    Ok(())
+}
+
+/// Rules 124 to 130.
+fn counted(lab: &Lab) -> Result<()> {
+    let web = Web::new(lab)?;
+    web.publish_numbers([0])?;
+    let agent = web.node.agent(&["--iptables-sync-period=20s"])?;
+    let proxy = |name: &str, labels: &[&str]| -> Result<f64> {
+        agent.metric(&format!("kubeproxy_{name}"), labels)
+    };
+    let v4 = ["ip_family=\"IPv4\""];
+    let full = proxy("sync_full_proxy_rules_duration_seconds_count", &v4)?;
+    ensure!(full >= 1.0, "{full}");
+    let partial = proxy("sync_partial_proxy_rules_duration_seconds_count", &v4)?;
+    let (services_before, slices_before) = (
+        proxy("sync_proxy_rules_service_changes_total", &[])?,
+        proxy("sync_proxy_rules_endpoint_changes_total", &[])?,
+    );
+    let here = web.endpoint(0);
+    let there = xtask::lab::manifest::endpoint(&web.pods[1].pod, "node-b");
+    let local = svc("ns/local")
+        .cluster_ip("10.96.0.20")
+        .cluster_ip("fd00:96::14")
+        .tcp(80)
+        .internal_local();
+    let now = jiff::Timestamp::now().to_string();
+    let slices_of = |endpoint| {
+        let listed = slices("ns/local").tcp(8080).endpoints([endpoint]);
+        listed.annotation("endpoints.kubernetes.io/last-change-trigger-time", &now)
+    };
+    web.node
+        .publish::<Document>("local", [local.clone().into(), slices_of(there).into()])?;
+    let internal = ["traffic_policy=\"internal\"", v4[0]];
+    eventually(SOON, || {
+        let dropped = proxy("sync_proxy_rules_no_local_endpoints_total", &internal)?;
+        ensure!(dropped == 1.0, "{dropped} ports without a local endpoint");
+        Ok(())
+    })?;
+    let more = proxy("sync_partial_proxy_rules_duration_seconds_count", &v4)?;
+    ensure!(more > partial, "{more} after {partial}");
+    let more = proxy("sync_proxy_rules_service_changes_total", &[])?;
+    ensure!(
+        more == services_before + 2.0,
+        "{more} after {services_before}"
+    );
+    let more = proxy("sync_proxy_rules_endpoint_changes_total", &[])?;
+    ensure!(
+        more == slices_before + 2.0,
+        "{more} after {slices_before}: a slice for each family"
+    );
+    for name in ["service", "endpoint"] {
+        let pending = proxy(&format!("sync_proxy_rules_{name}_changes_pending"), &[])?;
+        ensure!(pending == 0.0, "{pending} pending {name} changes");
+    }
+    for family in ["ip_family=\"IPv4\"", "ip_family=\"IPv6\""] {
+        let (last, queued) = (
+            proxy("sync_proxy_rules_last_timestamp_seconds", &[family])?,
+            proxy("sync_proxy_rules_last_queued_timestamp_seconds", &[family])?,
+        );
+        ensure!(last >= queued && queued > 0.0, "{family}: {last} {queued}");
+    }
+    web.node
+        .publish::<Document>("local", [local.into(), slices_of(here).into()])?;
+    eventually(SOON, || {
+        for family in ["ip_family=\"IPv4\"", "ip_family=\"IPv6\""] {
+            let waited = proxy("network_programming_duration_seconds_count", &[family])?;
+            ensure!(waited >= 1.0, "{family}: {waited} changes timed");
+        }
+        let dropped = proxy("sync_proxy_rules_no_local_endpoints_total", &internal)?;
+        ensure!(dropped == 0.0, "{dropped} ports without a local endpoint");
+        Ok(())
+    })?;
+    let (_, config) = agent.get("127.0.0.1:10249", "/configz")?;
+    let config: Value = serde_json::from_str(&config)?;
+    let period = &config["kubeproxy.config.k8s.io"]["iptables"]["syncPeriod"];
+    ensure!(period == "20s", "{config}");
     Ok(())
 }
 

@@ -79,6 +79,13 @@ impl SliceManifest {
         self
     }
 
+    /// Sets an annotation.
+    #[must_use]
+    pub fn annotation(mut self, key: &str, value: &str) -> Self {
+        self.metadata["annotations"][key] = json!(value);
+        self
+    }
+
     fn of_family(&self, family: &str, index: usize) -> Value {
         let mut metadata = self.metadata.clone();
         let service = metadata["name"].as_str().unwrap_or_default().to_owned();
