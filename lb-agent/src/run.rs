@@ -38,6 +38,7 @@ use crate::{
         self, AddressFamily, Applied, Servers, State,
         health_check::Wanted,
         notice::{Notice, Notices},
+        rules,
     },
     reconcile::{Reconciler, Round},
     source::Source,
@@ -137,6 +138,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         lost_udp,
         health_checks,
         notices,
+        conflicts: Vec::new(),
     }));
     let first = tasks.join_next().await.context("nothing to do")?;
     let ended = first.context("a part of the agent was broken off")?;
@@ -200,6 +202,8 @@ struct Control {
     lost_udp: watch::Sender<u64>,
     health_checks: watch::Sender<Arc<Wanted>>,
     notices: Notices,
+    /// kube-proxy's rules, as last seen.
+    conflicts: Vec<String>,
 }
 
 /// Takes news, writes, tries again, compares.
@@ -232,6 +236,7 @@ async fn control(mut control: Control) -> anyhow::Result<()> {
                 control.state.add_repaired(repaired);
                 // Links that somebody detached are found lost here.
                 control.put_devices();
+                control.tell_conflicts();
             }
         }
         control.state.set_skipped(control.reconciler.skipped());
@@ -348,6 +353,21 @@ impl Control {
         });
     }
 
+    /// Says once what kube-proxy has here; it may have come back.
+    fn tell_conflicts(&mut self) {
+        let found = rules::of_kube_proxy().unwrap_or_else(|error| {
+            tracing::debug!(%error, "rules of kube-proxy could not be looked for");
+            Vec::new()
+        });
+        if found != self.conflicts && !found.is_empty() {
+            tracing::warn!(
+                rules = found.join(", "),
+                "kube-proxy's rules are beside ours, in vain: end it, then `kube-proxy --cleanup`"
+            );
+        }
+        self.conflicts = found;
+    }
+
     /// Devices first: an agent counts as ready when its programs run on the cgroup.
     fn attach(&mut self) -> anyhow::Result<()> {
         self.put_devices();
@@ -363,6 +383,7 @@ impl Control {
         self.state.set_synced();
         self.state.set_started();
         self.notices.tell(Notice::starting());
+        self.tell_conflicts();
         let Config {
             bpffs_root,
             cgroup_root,

@@ -443,6 +443,10 @@ fn status(running: bool, problem: Option<&str>) -> Status {
     Status {
         healthy: problem.is_none(),
         problems: problem.iter().map(|p| (*p).to_owned()).collect(),
+        conflicts: problem
+            .map(|_| "nftables table ip kube-proxy".to_owned())
+            .into_iter()
+            .collect(),
         agent: Agent {
             running,
             pid: 4711,

@@ -24,6 +24,7 @@ use crate::{
     observe::{
         attached::{Attachment, attachments, linked_cgroup},
         devices::{DeviceProgram, DeviceStatus, devices},
+        rules,
     },
 };
 
@@ -35,6 +36,8 @@ pub struct Status {
     pub healthy: bool,
     /// What is wrong, in words.
     pub problems: Vec<String>,
+    /// Rules of kube-proxy in this network namespace, beside our own: not wrong, but in vain.
+    pub conflicts: Vec<String>,
     /// The agent, as far as it says.
     pub agent: Agent,
     /// The cgroup whose processes are served.
@@ -128,6 +131,7 @@ fn read(show: &ShowArgs) -> anyhow::Result<Status> {
     Ok(Status {
         healthy: problems.is_empty(),
         problems,
+        conflicts: conflicts(&pinned)?,
         agent,
         cgroup: directory.display().to_string(),
         programs,
@@ -148,6 +152,13 @@ fn read(show: &ShowArgs) -> anyhow::Result<Status> {
             })
             .collect(),
     })
+}
+
+/// Seen from the agent's own network namespace alone.
+fn conflicts(pinned: &Pinned) -> Result<Vec<String>, PinnedError> {
+    let is_here = sys::netns_cookie().ok() == Some(pinned.agent()?.host_netns);
+    let found = is_here.then(|| rules::of_kube_proxy().unwrap_or_default());
+    Ok(found.unwrap_or_default())
 }
 
 fn agent(state: &AgentState, running: bool, now_ns: u64) -> Agent {
@@ -236,6 +247,10 @@ pub fn text(status: &Status) -> String {
     };
     for problem in &status.problems {
         text += &format!("  {problem}\n");
+    }
+    for conflict in &status.conflicts {
+        text +=
+            &format!("  beside ours: {conflict}: end kube-proxy, then `kube-proxy --cleanup`\n");
     }
     text += &format!("\nagent       {}\n", agent_text(&status.agent));
     text += &format!(

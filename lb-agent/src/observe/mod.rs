@@ -12,6 +12,7 @@ pub mod health_check;
 pub mod metrics;
 pub mod notice;
 pub mod requests;
+pub mod rules;
 mod server;
 mod state;
 mod sync;

@@ -7,7 +7,7 @@ use xtask::lab::manifest::{Document, slices, svc};
 use xtask::lab::traffic::Dial;
 use xtask::lab::{Lab, mounts_below};
 
-use crate::harness::{case, servers, who};
+use crate::harness::{case, case_with, servers, who};
 use crate::load::{VIP, Web};
 
 pub fn trials() -> Vec<Trial> {
@@ -26,7 +26,49 @@ pub fn trials() -> Vec<Trial> {
             cleanup,
         ),
         case("cleanup_is_refused_while_the_agent_runs", cleanup_refused),
+        case_with(
+            "nft",
+            "coexist",
+            "rules_of_kube_proxy_beside_ours_are_told",
+            kube_proxys_rules,
+        ),
     ]
+}
+
+/// By `status`, healthy all the same, and once by the log.
+fn kube_proxys_rules(lab: &Lab) -> Result<()> {
+    let web = Web::new(lab)?;
+    web.publish_numbers([0])?;
+    let told = |agent: &xtask::lab::Agent| -> Result<Vec<String>> {
+        let status = agent.status()?;
+        ensure!(status["healthy"] == true, "{status:#}");
+        Ok(serde_json::from_value(status["conflicts"].clone())?)
+    };
+    let agent = web.node.agent(&["--full-check-period", "1s"])?;
+    ensure!(told(&agent)?.is_empty());
+    ensure!(
+        !agent.log().contains("kube-proxy's rules"),
+        "{}",
+        agent.log()
+    );
+    (web.node.host.netns).nft(
+        "add table ip kube-proxy\nadd chain ip kube-proxy services\nadd table ip6 kube-proxy\n\
+         add chain ip6 kube-proxy services\nadd table ip nat\nadd chain ip nat KUBE-SERVICES\n",
+    )?;
+    let expected = [
+        "iptables chains KUBE-* in table nat (ip)",
+        "nftables table ip kube-proxy",
+        "nftables table ip6 kube-proxy",
+    ];
+    ensure!(told(&agent)? == expected);
+    std::thread::sleep(Duration::from_secs(3));
+    let words = agent
+        .log()
+        .matches("kube-proxy's rules are beside ours")
+        .count();
+    ensure!(words == 1, "told {words} times: {}", agent.log());
+    ensure!(who(&web.client, &Dial::tcp(VIP.parse()?), 3)? == ["web-0"]);
+    Ok(())
 }
 
 fn second_agent(lab: &Lab) -> Result<()> {
