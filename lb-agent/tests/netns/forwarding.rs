@@ -28,6 +28,14 @@ pub fn trials() -> Vec<Trial> {
             beside_masquerade,
         ),
         case(
+            "masquerade_rules_of_a_plugin_change_no_result_without_redirects",
+            beside_masquerade_forwarded,
+        ),
+        case(
+            "masquerade_rules_of_a_plugin_change_no_result_through_lb0",
+            beside_masquerade_hidden,
+        ),
+        case(
             "a_network_policy_holds_for_clients_of_services",
             beside_policy,
         ),
@@ -116,26 +124,29 @@ const PLUGIN: &str = "table inet plugin {
 ";
 
 fn beside_masquerade(lab: &Lab) -> Result<()> {
+    unchanged(lab, &[], false)
+}
+
+fn beside_masquerade_forwarded(lab: &Lab) -> Result<()> {
+    unchanged(lab, &["--no-redirect"], false)
+}
+
+fn beside_masquerade_hidden(lab: &Lab) -> Result<()> {
+    unchanged(lab, &["--masquerade-local-backends"], true)
+}
+
+fn unchanged(lab: &Lab, flags: &[&str], is_hidden: bool) -> Result<()> {
     let scene = Scene::new(lab)?;
     scene.node.host.netns.nft(PLUGIN)?;
-    let rows = [
-        (service(), &[][..], false),
-        (service(), &["--no-redirect"], false),
-        (service(), &["--masquerade-local-backends"], true),
-    ];
-    for (service, flags, is_hidden) in rows {
-        scene.publish(service, true, true)?;
-        let flags = [&["--cluster-cidr", CLUSTER_CIDR], flags].concat();
-        let _agent = scene.node.agent(&flags)?;
-        for dial in scene.dials()? {
-            let to = dial.to();
-            let (client, node) = scene.family(to.ip());
-            let hidden = addresses(HIDDEN)?[usize::from(to.is_ipv6())];
-            let local = if is_hidden { hidden } else { client };
-            scene
-                .check(&dial, to, &[("local", local), ("remote", node)])
-                .with_context(|| format!("with {flags:?}"))?;
-        }
+    scene.publish(service(), true, true)?;
+    let flags = [&["--cluster-cidr", CLUSTER_CIDR], flags].concat();
+    let _agent = scene.node.agent(&flags)?;
+    for dial in scene.dials()? {
+        let to = dial.to();
+        let (client, node) = scene.family(to.ip());
+        let hidden = addresses(HIDDEN)?[usize::from(to.is_ipv6())];
+        let local = if is_hidden { hidden } else { client };
+        scene.check(&dial, to, &[("local", local), ("remote", node)])?;
     }
     Ok(())
 }

@@ -68,8 +68,8 @@ struct Row {
     no_redirect: bool,
 }
 
-/// What each backend gets, and sends back.
-const SIZE: usize = 64 << 20;
+/// What each backend gets, and sends back, by family.
+const SIZES: [usize; 2] = [64 << 20, 16 << 20];
 const BLOCK: usize = 64 << 10;
 
 const ALL: [&str; 6] = ["tx", "rx", "sg", "tso", "gso", "gro"];
@@ -90,11 +90,11 @@ fn matrix(lab: &Lab, row: Row) -> Result<()> {
     let _agent = node.agent(&flags)?;
     for (is_local, name) in [(true, "local"), (false, "remote")] {
         scene.publish(service(), is_local, !is_local)?;
-        for address in node.host.addresses {
+        for (address, size) in node.host.addresses.into_iter().zip(SIZES) {
             let to = SocketAddr::new(address, 30080);
             soon_who(&scene.outside, &Dial::tcp(to), 3, &[name])?;
-            let sent = transfer(&scene.outside, to, SIZE)?;
-            let segments = u32::try_from(SIZE / 1_400)?;
+            let sent = transfer(&scene.outside, to, size)?;
+            let segments = u32::try_from(size / 1_400)?;
             ensure!(
                 sent.retransmits < segments / 50,
                 "{} of some {segments} segments to {name} by {to} were sent again",
