@@ -90,6 +90,8 @@ fn keep_off(scene: &Scene, dial: &Dial) -> Result<()> {
 fn tcp_from(from: SocketAddr, to: SocketAddr) -> Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+    // Bounds connect as well.
+    socket.set_write_timeout(Some(Duration::from_secs(3)))?;
     socket
         .bind(&from.into())
         .with_context(|| format!("bind {from}"))?;
