@@ -4,7 +4,7 @@
 //! What only this host can reach is left out: loopback and link-local addresses; an address of the
 //! interface `lo` that others can reach counts. So do tentative ones: they are in use in a moment.
 
-use std::{collections::BTreeSet, fmt, io, net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, fmt, io, net::IpAddr, path::Path, time::Duration};
 
 use futures::{FutureExt as _, future::poll_fn};
 use netlink_sys::{AsyncSocket as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
@@ -27,6 +27,14 @@ pub enum HostAddrsError {
     /// The list cannot be read.
     #[error("cannot read interface addresses: {0}; allow AF_NETLINK sockets")]
     Read(#[from] nix::Error),
+}
+
+/// The kernel has IPv6 where this is there.
+const IPV6: &str = "/proc/net/if_inet6";
+
+/// Has this host IPv6?
+pub fn has_ipv6() -> bool {
+    Path::new(IPV6).exists()
 }
 
 /// The addresses as they are, canonical.

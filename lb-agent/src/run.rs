@@ -318,6 +318,7 @@ impl Control {
 
     fn write(&mut self) -> anyhow::Result<()> {
         let is_first = !self.reconciler.is_complete();
+        self.reconciler.conclude_wait()?;
         let round = tokio::task::block_in_place(|| self.reconciler.round());
         self.report(&round);
         self.state.set_failed(self.reconciler.failed());

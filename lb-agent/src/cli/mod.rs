@@ -12,6 +12,7 @@ pub mod config;
 pub mod dial;
 pub mod explain;
 pub mod explanation;
+pub mod families;
 pub mod flows;
 pub mod output;
 pub mod probe;

@@ -12,6 +12,7 @@ use lb_common::track::Timeouts;
 
 use super::{
     args::{PacketArgs, RunArgs},
+    families,
     proxy::{Field, Origin, ProxyConfig, ProxyFile, ProxyFileError, boolean, items},
 };
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
         ApiRate, Config, ConfigFile, DetectLocal, EndpointsSource, Log, LogFormat,
         NodePortAddresses, Packets, Source,
     },
+    host_addrs,
     maps::Capacities,
     plan::ranges::DEFAULT_NODE_PORTS,
 };
@@ -61,6 +63,9 @@ pub enum SettingsError {
         /// errno.
         error: io::Error,
     },
+    /// This host lacks a family.
+    #[error("{0}")]
+    Family(String),
     /// `--config`
     #[error(transparent)]
     ProxyFile(#[from] ProxyFileError),
@@ -235,6 +240,8 @@ pub fn without_cgroup(args: &RunArgs) -> Result<Settings, SettingsError> {
         min_sync_period: periods.min_sync,
         full_check_period: periods.full_check,
     };
+    let warning = families::check(&config, host_addrs::has_ipv6());
+    warnings.extend(warning.map_err(SettingsError::Family)?);
     Ok(Settings {
         config,
         log: log(&proxy),

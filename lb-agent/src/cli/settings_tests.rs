@@ -418,3 +418,45 @@ logging: {format: json, verbosity: 5}
         assert_eq!(warnings, [""; 0]);
     }
 }
+
+/// Rule 140.
+#[test]
+fn what_a_host_without_ipv6_cannot_use_is_refused_and_half_of_it_is_warned_of() {
+    let check = |words: &[&str], has_ipv6| {
+        let config = run(words).expect("good words").config;
+        families::check(&config, has_ipv6)
+    };
+    const V4: &str = "--cluster-cidr=10.0.0.0/8";
+    const V6: &str = "--cluster-cidr=fd00::/16";
+    const BOTH: &str = "--cluster-cidr=10.0.0.0/8,fd00::/16";
+    for (words, has_ipv6, want) in [
+        (&[][..], false, Ok("")),
+        (&[V4], false, Ok("")),
+        (&[V4], true, Ok("holds no IPv6 range")),
+        (&[V6], true, Ok("holds no IPv4 range")),
+        (
+            &[V6],
+            false,
+            Err("--cluster-cidr fd00::/16: this host has no IPv6"),
+        ),
+        (&[BOTH], false, Ok("")),
+        (&[BOTH], true, Ok("")),
+        (&[V6, "--detect-local-mode=NodeCIDR"], false, Ok("")),
+        (&["--bind-address=2001:db8::1"], true, Ok("")),
+        (
+            &["--bind-address=2001:db8::1"],
+            false,
+            Err("--bind-address 2001:db8::1: this host has no IPv6"),
+        ),
+        (&["--bind-address=::"], false, Ok("")),
+    ] {
+        match (check(words, has_ipv6), want) {
+            (Ok(None), Ok("")) => {}
+            (Ok(Some(said)), Ok(part)) if !part.is_empty() => {
+                assert!(said.contains(part), "{words:?}: {said}");
+            }
+            (Err(said), Err(part)) => assert!(said.contains(part), "{words:?}: {said}"),
+            (got, want) => panic!("{words:?}: {got:?} and not {want:?}"),
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! Keeps the maps as the store says: plans what changed, applies it, tries again what failed.
 
 mod half;
+mod node_wait;
 mod retry;
 mod round;
 mod settings;
@@ -21,12 +22,14 @@ use lb_common::{
 };
 
 pub use half::{Half, HalfError};
+pub use node_wait::NodeError;
 pub use round::{Counted, Round};
 pub use settings::{Settings, SettingsError};
 
 use crate::{
     config::{Config, Source},
     devices::{conntrack, lb0::Lb0},
+    host_addrs,
     maps::kernel::KernelMaps,
     model::{Changes, Event, Kind, ObjectKey, Service, Store},
     netns_watch,
@@ -34,11 +37,9 @@ use crate::{
     plan::{self, Facts, HealthCheck, NoLocal, compile, ranges},
 };
 use half::spans;
+use node_wait::NodeWait;
 use retry::Retry;
 use round::count_news;
-
-/// How long a start waits for this node's object, as kube-proxy 1.36 does.
-const NODE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Pause before settings that could not be written are tried again.
 const SETTINGS_PAUSE: Duration = Duration::from_secs(5);
@@ -60,8 +61,8 @@ pub struct Reconciler {
     has_scanned: bool,
     /// Nothing is left of an earlier agent that belongs to nobody.
     is_swept: bool,
-    /// Until then the first write waits for this node's object; manifests need not have one.
-    node_until: Option<Instant>,
+    /// For what of this node's object the first write waits.
+    node_wait: NodeWait,
     /// Settings or addresses of this node could not be written: when to try again.
     settings_retry: Option<Instant>,
     /// ServiceCIDRs have changed since the last round.
@@ -103,10 +104,7 @@ impl Reconciler {
             is_swept: false,
             mixed: BTreeSet::new(),
             has_scanned: false,
-            node_until: match &config.source {
-                Source::Kubernetes { .. } => Some(Instant::now() + NODE_PATIENCE),
-                Source::Manifests(_) => None,
-            },
+            node_wait: NodeWait::new(&config, Instant::now()),
             settings_retry: None,
             cidrs_changed: false,
             lb0: Lb0::default(),
@@ -154,23 +152,31 @@ impl Reconciler {
                 || self.settings_retry.is_some_and(|at| at <= now))
     }
 
-    fn knows_node(&self) -> bool {
-        self.store
-            .node()
-            .is_some_and(|node| !node.addresses.is_empty())
+    fn waits_for_node(&self, now: Instant) -> bool {
+        !self.is_complete && self.node_wait.waits(self.store.node(), now)
     }
 
-    /// Without this node's object neither its zone nor its addresses are known: a start that went on
-    /// without would change what an earlier agent wrote, and change it back (rules 95 and 133).
-    fn waits_for_node(&self, now: Instant) -> bool {
-        let waits = self.node_until.is_some_and(|until| now < until);
-        waits && !self.is_complete && !self.knows_node()
+    /// What a first round goes on without, told; afterwards nothing.
+    ///
+    /// # Errors
+    /// It cannot go on.
+    pub fn conclude_wait(&self) -> Result<(), NodeError> {
+        if self.is_complete {
+            return Ok(());
+        }
+        let (name, node) = (&self.config.node_name, self.store.node());
+        let warning = self
+            .node_wait
+            .conclude(name, node, host_addrs::has_ipv6())?;
+        if let Some(warning) = warning {
+            tracing::warn!(node = name, "{warning}");
+        }
+        Ok(())
     }
 
     /// When to look again though no news come.
     pub fn next_retry(&self) -> Option<Instant> {
-        let node = self
-            .node_until
+        let node = (self.node_wait.next(self.store.node()))
             .filter(|_| !self.is_complete && self.store.is_synced());
         let retries = self.retry.next().into_iter().chain(self.settings_retry);
         retries.chain(node).min()
@@ -318,12 +324,6 @@ impl Reconciler {
     fn conclude(&mut self, round: &Round) {
         let is_first = !self.is_complete;
         self.is_complete = true;
-        if is_first && self.node_until.is_some() && !self.knows_node() {
-            tracing::warn!(
-                node = self.config.node_name,
-                "no Node of this name with addresses: going on without its zone and addresses; give the right name with --hostname-override"
-            );
-        }
         let (skipped, failed) = (count(self.skipped()), count(self.failed()));
         let took = u64::try_from(round.took.as_nanos()).unwrap_or(u64::MAX);
         let now = now_ns();

@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[super::Test] = tests![
     node_hints_win_over_zone_hints,
     changed_node_addresses_move_the_node_ports,
     load_balancers_are_told_that_a_node_leaves,
+    in_the_mode_node_cidr_a_start_waits_for_pod_cidrs,
 ];
 
 /// Rules 25, 26, 126 and 136.
@@ -177,4 +178,26 @@ fn load_balancers_are_told_that_a_node_leaves() {
         asked >= 12.0,
         "{asked} requests: lists and watches of six kinds"
     );
+}
+
+/// Rule 133: nothing is written without them.
+fn in_the_mode_node_cidr_a_start_waits_for_pod_cidrs() {
+    let plane = Plane::shared();
+    let name = "no-cidrs";
+    plane.namespace(name);
+    let [v4, _] = vips(&plane.apply(&service(name, "web")));
+    plane.apply(&slice(name, "web", "web", &[endpoint("10.244.1.1")]));
+    let seat = setup(&plane, name)
+        .arguments(&["--detect-local-mode=NodeCIDR"])
+        .start_unready();
+    // As long as any start waits for a Node's addresses.
+    thread::sleep(Duration::from_secs(32));
+    assert!(seat.agent.is_running(), "{}", seat.agent.log());
+    assert_eq!(seat.agent.status().unwrap()["agent"]["synced"], false);
+    plane.apply(
+        &node(name, "zone-a")
+            .set("/spec/podCIDRs", vec!["10.244.1.0/24"])
+            .set("/spec/podCIDR", "10.244.1.0/24"),
+    );
+    seat.expect(v4, &["10.244.1.1"]);
 }
