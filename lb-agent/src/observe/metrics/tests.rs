@@ -217,3 +217,44 @@ fn who_asks_for_openmetrics_gets_it() {
     assert!(!asked("text/plain;version=0.0.4;q=1,*/*;q=0.1"));
     assert!(!takes_openmetrics(&HeaderMap::new()));
 }
+
+/// The dashboard of `deploy/grafana` asks for nothing that is not there.
+#[test]
+fn the_dashboard_knows_the_metrics_and_their_reasons() {
+    let page = page();
+    let dashboard = include_str!("../../../../deploy/grafana/lb-agent.json");
+    let dashboard: Value = serde_json::from_str(dashboard).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let targets = panels
+        .iter()
+        .filter_map(|panel| panel["targets"].as_array());
+    let exprs: Vec<&str> = targets
+        .flatten()
+        .filter_map(|target| target["expr"].as_str())
+        .collect();
+    let is_word = |c: char| c.is_ascii_lowercase() || c == '_';
+    let mut asked = 0;
+    for expr in exprs {
+        for word in expr.split(|c| !is_word(c)) {
+            let is_metric = ["lb_", "kubeproxy_", "process_", "rest_"]
+                .iter()
+                .any(|prefix| word.starts_with(prefix));
+            if is_metric {
+                let name = word.strip_suffix("_bucket").unwrap_or(word);
+                assert!(
+                    page.contains(&format!("# TYPE {name} ")),
+                    "{name} in {expr}"
+                );
+                asked += 1;
+            }
+        }
+        for reasons in expr.split("reason=~\"").skip(1) {
+            let reasons = reasons.split('"').next().unwrap_or_default();
+            for reason in reasons.split('|').filter(|reason| !reason.contains('*')) {
+                let mut known = Counter::ALL.iter();
+                assert!(known.any(|c| c.label() == reason), "{reason} in {expr}");
+            }
+        }
+    }
+    assert!(asked > 20, "{asked} metrics");
+}
