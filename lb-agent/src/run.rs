@@ -36,10 +36,10 @@ use crate::{
     netns_watch,
     observe::{
         self, AddressFamily, Applied, Servers, State,
-        health_check::Wanted,
         notice::{Notice, Notices},
         rules,
     },
+    plan::HealthChecks,
     reconcile::{Reconciler, Round},
     source::Source,
     stale_udp, udp_ends,
@@ -88,7 +88,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (netns_wanted, wanted) = mpsc::channel(1);
 
     let (notices, to_write) = Notices::channel();
-    let (health_checks, wanted_checks) = watch::channel(Arc::new(Wanted::default()));
+    let (health_checks, wanted_checks) = watch::channel(Arc::new(HealthChecks::default()));
 
     let mut tasks = JoinSet::new();
     tasks.spawn(answer_health_checks(
@@ -164,7 +164,7 @@ fn servers(config: &Config) -> Servers {
 async fn answer_health_checks(
     state: Arc<State>,
     node: String,
-    wanted: watch::Receiver<Arc<Wanted>>,
+    wanted: watch::Receiver<Arc<HealthChecks>>,
     notices: Notices,
 ) -> anyhow::Result<()> {
     observe::health_check::run(state, node, wanted, notices).await;
@@ -200,7 +200,7 @@ struct Control {
     netns_wanted: mpsc::Sender<()>,
     /// How often backends of UDP ports were lost.
     lost_udp: watch::Sender<u64>,
-    health_checks: watch::Sender<Arc<Wanted>>,
+    health_checks: watch::Sender<Arc<HealthChecks>>,
     notices: Notices,
     /// kube-proxy's rules, as last seen.
     conflicts: Vec<String>,

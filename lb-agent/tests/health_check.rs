@@ -8,7 +8,7 @@ use common::{EndpointExt as _, NODE, OTHER, config, ep, ip, key, node, slice, sv
 use lb_agent::{
     config::{Config, NodePortAddresses},
     model::{Endpoint, Service, ServiceType, SlicePort},
-    plan::{Facts, HealthCheck},
+    plan::{Facts, HealthCheck, HealthChecks},
 };
 use lb_common::net::Proto;
 
@@ -169,4 +169,39 @@ fn checks_are_answered_where_node_ports_are() {
         let want: BTreeSet<_> = want.into_iter().map(ip).collect();
         assert_eq!(facts.health_check_addrs(), want, "{name}");
     }
+}
+
+#[test]
+fn of_two_services_that_want_one_port_the_older_has_it() {
+    let check = |name: &str, created_s, port| {
+        let service = Service {
+            key: key(name),
+            created_s,
+            health_check_node_port: port,
+            ..asked(&["10.96.0.1"])
+        };
+        HealthCheck::of(&service, &[], &facts()).expect("it is asked for")
+    };
+    let all = [
+        check("a/young", 9, 30001),
+        check("b/old", 5, 30001),
+        check("c/other", 9, 30002),
+    ];
+    let checks = HealthChecks::new([V4, V6].map(ip).into(), &all);
+    let has: Vec<_> = checks
+        .checks
+        .values()
+        .map(|c| c.service.to_string())
+        .collect();
+    assert_eq!(has, ["b/old", "c/other"]);
+    let taken = (30001, key("b/old"));
+    assert_eq!(checks.taken, [(key("a/young"), taken)].into());
+    let places: Vec<String> = checks.places().iter().map(ToString::to_string).collect();
+    let want = [
+        "192.0.2.1:30001",
+        "192.0.2.1:30002",
+        "[2001:db8::1]:30001",
+        "[2001:db8::1]:30002",
+    ];
+    assert_eq!(places, want);
 }

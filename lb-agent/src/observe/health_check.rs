@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,58 +29,18 @@ use super::{
     notice::{Notice, Notices},
     state::State,
 };
-use crate::{model::ObjectKey, plan::HealthCheck};
+use crate::{model::ObjectKey, plan::HealthChecks};
 
 /// Pause before an address that could not be listened on is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 const BACKLOG: i32 = 128;
 const WEIGHT: &str = "X-Load-Balancing-Endpoint-Weight";
 
-/// What should be answered, and where.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Wanted {
-    addrs: BTreeSet<IpAddr>,
-    checks: BTreeMap<u16, HealthCheck>,
-    /// Services whose port another one has: theirs, and the other.
-    taken: BTreeMap<ObjectKey, (u16, ObjectKey)>,
-}
-
-impl Wanted {
-    /// Of two Services that want one port the older has it, as with addresses.
-    pub fn new<'a>(
-        addrs: BTreeSet<IpAddr>,
-        checks: impl IntoIterator<Item = &'a HealthCheck>,
-    ) -> Self {
-        let mut by_age: Vec<_> = checks.into_iter().collect();
-        by_age.sort_by_key(|check| (check.created_s, &check.service));
-        let mut wanted = Self {
-            addrs,
-            ..Self::default()
-        };
-        for check in by_age {
-            if let Some(first) = wanted.checks.get(&check.port) {
-                let taken = (check.port, first.service.clone());
-                wanted.taken.insert(check.service.clone(), taken);
-            } else {
-                wanted.checks.insert(check.port, check.clone());
-            }
-        }
-        wanted
-    }
-
-    fn places(&self) -> BTreeSet<SocketAddr> {
-        let ports = self.checks.keys();
-        ports
-            .flat_map(|port| self.addrs.iter().map(|addr| SocketAddr::new(*addr, *port)))
-            .collect()
-    }
-}
-
 /// Follows what is wanted; never ends by itself.
 pub async fn run(
     state: Arc<State>,
     node: String,
-    mut wanted: watch::Receiver<Arc<Wanted>>,
+    mut wanted: watch::Receiver<Arc<HealthChecks>>,
     notices: Notices,
 ) {
     let mut servers = Servers {
@@ -107,7 +67,7 @@ pub async fn run(
 struct Servers {
     state: Arc<State>,
     node: String,
-    wanted: watch::Receiver<Arc<Wanted>>,
+    wanted: watch::Receiver<Arc<HealthChecks>>,
     notices: Notices,
     /// Dropping the sender ends the server.
     open: BTreeMap<SocketAddr, oneshot::Sender<()>>,
@@ -117,7 +77,7 @@ struct Servers {
 }
 
 impl Servers {
-    fn follow(&mut self, wanted: &Wanted) {
+    fn follow(&mut self, wanted: &HealthChecks) {
         let places = wanted.places();
         self.open.retain(|place, _| places.contains(place));
         let before = std::mem::take(&mut self.failing);
@@ -204,7 +164,7 @@ fn listen(place: SocketAddr) -> io::Result<TcpListener> {
 #[derive(Clone)]
 struct Asked {
     state: Arc<State>,
-    wanted: watch::Receiver<Arc<Wanted>>,
+    wanted: watch::Receiver<Arc<HealthChecks>>,
     place: SocketAddr,
 }
 

@@ -1,7 +1,10 @@
 //! What the healthCheckNodePort of a Service says on this node (rules 103 and 109): how many endpoints a load
 //! balancer reaches here without another hop.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
 
 use super::Facts;
 use crate::model::{ObjectKey, Service, ServiceType, Slice};
@@ -48,6 +51,50 @@ impl HealthCheck {
             IpAddr::V6(_) => (self.local6, self.local4),
         };
         own.or(other).unwrap_or(0)
+    }
+}
+
+/// What is to be answered, and where.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct HealthChecks {
+    /// By port.
+    pub checks: BTreeMap<u16, HealthCheck>,
+    /// Services whose port another one has: the port, and the other.
+    pub taken: BTreeMap<ObjectKey, (u16, ObjectKey)>,
+    addrs: BTreeSet<IpAddr>,
+}
+
+impl HealthChecks {
+    /// Of two Services that want one port the older has it, as with addresses (rule 20).
+    pub fn new<'a>(
+        addrs: BTreeSet<IpAddr>,
+        checks: impl IntoIterator<Item = &'a HealthCheck>,
+    ) -> Self {
+        let mut by_age: Vec<_> = checks.into_iter().collect();
+        by_age.sort_by_key(|check| (check.created_s, &check.service));
+        let mut all = Self {
+            addrs,
+            ..Self::default()
+        };
+        for check in by_age {
+            if let Some(first) = all.checks.get(&check.port) {
+                let taken = (check.port, first.service.clone());
+                all.taken.insert(check.service.clone(), taken);
+            } else {
+                all.checks.insert(check.port, check.clone());
+            }
+        }
+        all
+    }
+
+    /// Where to listen.
+    pub fn places(&self) -> BTreeSet<SocketAddr> {
+        let of_port = |port: &u16| {
+            let port = *port;
+            let addrs = self.addrs.iter();
+            addrs.map(move |addr| SocketAddr::new(*addr, port))
+        };
+        self.checks.keys().flat_map(of_port).collect()
     }
 }
 

@@ -27,7 +27,7 @@ pub use compile::{compile, foreign};
 pub use drift::Drift;
 pub use facts::{Facts, FamilyFacts};
 pub use family::Family;
-pub use health_check::HealthCheck;
+pub use health_check::{HealthCheck, HealthChecks};
 pub use image::{Image, PortImage, PortKey};
 pub use no_local::NoLocal;
 pub use outcome::{Fill, Plan, PlanError, Refused};

@@ -33,8 +33,7 @@ use crate::{
     maps::kernel::KernelMaps,
     model::{Changes, Event, Kind, ObjectKey, Service, Store},
     netns_watch,
-    observe::health_check::Wanted,
-    plan::{self, Facts, HealthCheck, NoLocal, compile, ranges},
+    plan::{self, Facts, HealthCheck, HealthChecks, NoLocal, compile, ranges},
 };
 use half::spans;
 use node_wait::NodeWait;
@@ -248,10 +247,10 @@ impl Reconciler {
     }
 
     /// What health checks of load balancers are to be answered; `None`: as the last time.
-    pub fn take_health_checks(&mut self) -> Option<Wanted> {
+    pub fn take_health_checks(&mut self) -> Option<HealthChecks> {
         std::mem::take(&mut self.health_checks_changed).then(|| {
             let addrs = self.facts.health_check_addrs();
-            Wanted::new(addrs, self.health_checks.values())
+            HealthChecks::new(addrs, self.health_checks.values())
         })
     }
 

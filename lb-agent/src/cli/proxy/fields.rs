@@ -37,6 +37,8 @@ pub struct Field {
     pub heading: &'static str,
     /// The flag's help.
     pub help: &'static str,
+    /// What the help calls its value; empty: as its type is called.
+    pub value: &'static str,
 }
 
 const SOURCE: &str = "Source";
@@ -71,6 +73,7 @@ const fn field(path: &'static str, flag: &'static str, kind: Kind, default: &'st
         alias: "",
         heading: KUBE_PROXY,
         help: "",
+        value: "",
     }
 }
 
@@ -102,6 +105,10 @@ impl Field {
         }
     }
 
+    const fn value(self, value: &'static str) -> Self {
+        Self { value, ..self }
+    }
+
     const fn alias(self, alias: &'static str) -> Self {
         Self { alias, ..self }
     }
@@ -109,11 +116,11 @@ impl Field {
 
 /// Every field.
 pub const FIELDS: &[Field] = &[
-    field("clientConnection.kubeconfig", "kubeconfig", Kind::Text, "").help(
+    field("clientConnection.kubeconfig", "kubeconfig", Kind::Text, "").value("FILE").help(
         SOURCE,
         "Kubeconfig of the API server [default: the one that the cluster gives to its pods]",
     ),
-    field("hostnameOverride", "hostname-override", Kind::Text, "")
+    field("hostnameOverride", "hostname-override", Kind::Text, "").value("NAME")
         .flag_wins()
         .help(SOURCE, "Name of this node [default: the host's name]"),
     field("clientConnection.qps", "kube-api-qps", Kind::Number, "5").help(
@@ -128,17 +135,17 @@ pub const FIELDS: &[Field] = &[
         SOURCE,
         "How often everything is looked at again; --full-check-period where that is not given [default: 15m]",
     ),
-    field("clusterCIDR", "cluster-cidr", Kind::Text, "").help(
+    field("clusterCIDR", "cluster-cidr", Kind::Text, "").value("CIDRS").help(
         SERVICES,
         "Addresses of the cluster's pods, at most one range per family",
     ),
-    field("detectLocalMode", "detect-local-mode", Kind::OneOf(DETECTORS), "ClusterCIDR").help(
+    field("detectLocalMode", "detect-local-mode", Kind::OneOf(DETECTORS), "ClusterCIDR").value("MODE").help(
         SERVICES,
         "How pods are told from other clients: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix [default: ClusterCIDR]",
     ),
-    field("detectLocal.bridgeInterface", "pod-bridge-interface", Kind::Text, "")
+    field("detectLocal.bridgeInterface", "pod-bridge-interface", Kind::Text, "").value("NAME")
         .help(SERVICES, "Bridge of this node's pods, for BridgeInterface"),
-    field("detectLocal.interfaceNamePrefix", "pod-interface-name-prefix", Kind::Text, "").help(
+    field("detectLocal.interfaceNamePrefix", "pod-interface-name-prefix", Kind::Text, "").value("PREFIX").help(
         SERVICES,
         "How names of pods' interfaces begin, for InterfaceNamePrefix",
     ),
@@ -190,11 +197,11 @@ pub const FIELDS: &[Field] = &[
         .help(SERVICES, "As --iptables-sync-period, with --proxy-mode ipvs [default: 30s]"),
     field("ipvs.minSyncPeriod", "ipvs-min-sync-period", Kind::Duration, "0s")
         .help(SERVICES, "As --iptables-min-sync-period, with --proxy-mode ipvs [default: 0s]"),
-    field("healthzBindAddress", "healthz-bind-address", Kind::Text, "0.0.0.0:10256").help(
+    field("healthzBindAddress", "healthz-bind-address", Kind::Text, "0.0.0.0:10256").value("ADDR").help(
         OBSERVATION,
         "Health server, IP or IP:PORT; empty: none [default: 0.0.0.0:10256]",
     ),
-    field("metricsBindAddress", "metrics-bind-address", Kind::Text, "127.0.0.1:10249").help(
+    field("metricsBindAddress", "metrics-bind-address", Kind::Text, "127.0.0.1:10249").value("ADDR").help(
         OBSERVATION,
         "Metrics server, IP or IP:PORT; empty: none [default: 127.0.0.1:10249]",
     ),
@@ -205,15 +212,15 @@ pub const FIELDS: &[Field] = &[
     field("oomScoreAdj", "oom-score-adj", Kind::Int(-1000, 1000), "-999")
         .zero_counts()
         .help(OBSERVATION, "How likely the kernel is to end the agent when memory runs out, -1000 to 1000 [default: -999]"),
-    field("logging.format", "logging-format", Kind::OneOf(&["text", "json"]), "text")
+    field("logging.format", "logging-format", Kind::OneOf(&["text", "json"]), "text").value("FORMAT")
         .flag_wins()
         .alias("log-format")
         .help(OBSERVATION, "How logs look: `text`, or `json`, one object a line [default: text]"),
-    field("logging.verbosity", "v", Kind::Int(0, 255), "0").flag_wins().help(
+    field("logging.verbosity", "v", Kind::Int(0, 255), "0").value("LEVEL").flag_wins().help(
         OBSERVATION,
         "How much is logged, as kube-proxy counts: from 4 on debug, from 6 on trace; RUST_LOG says it finer [default: 0]",
     ),
-    field("mode", "proxy-mode", Kind::OneOf(MODES), "").used(
+    field("mode", "proxy-mode", Kind::OneOf(MODES), "").value("MODE").used(
         Use::Warned("Services are translated by BPF, whatever the mode"),
         "`iptables`, `ipvs` or `nftables`: says which of the groups of that name count; `ebpf` is what is done",
     ),

@@ -56,9 +56,13 @@ fn flags() -> impl Iterator<Item = &'static Field> {
 
 fn arg(field: &'static Field) -> Arg {
     let kind = field.kind;
+    let value = match field.value {
+        "" => kind.value_name(),
+        value => value,
+    };
     let arg = Arg::new(field.flag)
         .long(field.flag)
-        .value_name(kind.value_name())
+        .value_name(value)
         .help(field.help)
         .help_heading(field.heading)
         .allow_negative_numbers(true)
