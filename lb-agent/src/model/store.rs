@@ -319,9 +319,11 @@ impl Store {
             return;
         };
         let owner = old.service_key();
-        // What went with it can be waited for no longer.
-        changes.triggers.retain(|trigger| trigger.service != owner);
-        changes.untriggered.insert(owner.clone());
+        if self.services.contains_key(&owner) {
+            // What went with it can be waited for no longer.
+            changes.triggers.retain(|trigger| trigger.service != owner);
+            changes.untriggered.insert(owner.clone());
+        }
         if let Some(names) = self.slices_of.get_mut(&owner) {
             names.remove(key);
             if names.is_empty() {
