@@ -9,7 +9,7 @@ use super::{
     args::{ConfigCommand, RunArgs},
     output::{columns, print, render},
     proxy::{FIELDS, Field, Origin, OwnFlag, ProxyConfig, Use},
-    settings::{proxy_config, without_cgroup},
+    settings::for_any_host,
 };
 
 /// One value.
@@ -35,7 +35,7 @@ pub struct Row {
 pub fn execute(command: &ConfigCommand) -> anyhow::Result<ExitCode> {
     let ConfigCommand::Explain { run, output } = command;
     // Checked as `run` checks it, but for what is looked for on this host: another one may be meant.
-    let checked = without_cgroup(run)?;
+    let checked = for_any_host(run)?;
     let rows = rows(&checked.proxy, run.proxy.own());
     print(&render(*output, &rows, |rows| table(rows))?)?;
     for warning in checked.warnings {
@@ -47,10 +47,10 @@ pub fn execute(command: &ConfigCommand) -> anyhow::Result<ExitCode> {
 /// `--write-config-to`
 ///
 /// # Errors
-/// The file of `--config` is of no use, or the file cannot be written.
+/// As `run` would refuse it, or the file cannot be written.
 pub fn write(args: &RunArgs, to: &Path) -> anyhow::Result<ExitCode> {
-    let (proxy, _) = proxy_config(args)?;
-    let text = serde_yaml_ng::to_string(&proxy.to_json())?;
+    let checked = for_any_host(args)?;
+    let text = serde_yaml_ng::to_string(&checked.config.shown)?;
     fs::write(to, text).with_context(|| format!("--write-config-to {}", to.display()))?;
     print(&format!("wrote {}\n", to.display()))?;
     Ok(ExitCode::SUCCESS)

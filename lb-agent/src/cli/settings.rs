@@ -171,18 +171,22 @@ fn bare_ip(text: &str) -> Option<IpAddr> {
 /// # Errors
 /// See [`SettingsError`].
 pub fn settings(args: &RunArgs) -> Result<Settings, SettingsError> {
-    let mut settings = without_cgroup(args)?;
+    let mut settings = for_any_host(args)?;
+    readable_source(&settings.config.source, &settings.proxy)?;
+    let warning = families::check(&settings.config, host_addrs::has_ipv6());
+    let warning = warning.map_err(SettingsError::Family)?;
+    settings.warnings.extend(warning);
     let cgroup = CgroupRoot::find(args.maps.roots.cgroup_root.as_deref())?;
     settings.warnings.extend(cgroup.warning());
     settings.config.cgroup_root = cgroup.path;
     Ok(settings)
 }
 
-/// All but what is looked for on this host: the cgroup is as given.
+/// Checks all but what is looked for on this host: files, families, the cgroup.
 ///
 /// # Errors
 /// See [`SettingsError`].
-pub fn without_cgroup(args: &RunArgs) -> Result<Settings, SettingsError> {
+pub fn for_any_host(args: &RunArgs) -> Result<Settings, SettingsError> {
     let (proxy, file) = proxy_config(args)?;
     let mut warnings = proxy.warnings();
     if proxy.file().is_some() && (args.healthz_port.is_some() || args.metrics_port.is_some()) {
@@ -208,7 +212,7 @@ pub fn without_cgroup(args: &RunArgs) -> Result<Settings, SettingsError> {
         shown: proxy.to_json(),
         oom_score_adj: i32::try_from(proxy.int("oomScoreAdj")).unwrap_or_default(),
         sync_period: periods.sync,
-        source: source(args, &proxy)?,
+        source: source(args, &proxy),
         endpoints: args.endpoints_source.unwrap_or(EndpointsSource::Slices),
         node_name: node_name(proxy.text("hostnameOverride"))?,
         bind_address: primary_address(proxy.text("bindAddress")),
@@ -240,8 +244,6 @@ pub fn without_cgroup(args: &RunArgs) -> Result<Settings, SettingsError> {
         min_sync_period: periods.min_sync,
         full_check_period: periods.full_check,
     };
-    let warning = families::check(&config, host_addrs::has_ipv6());
-    warnings.extend(warning.map_err(SettingsError::Family)?);
     Ok(Settings {
         config,
         log: log(&proxy),
@@ -329,24 +331,31 @@ fn primary_address(text: &str) -> Option<IpAddr> {
     address.filter(|address| !address.is_unspecified())
 }
 
-/// A source that cannot be read at all is refused here, before anything is loaded.
-fn source(args: &RunArgs, proxy: &ProxyConfig) -> Result<Source, SettingsError> {
+const KUBECONFIG: &str = "clientConnection.kubeconfig";
+
+fn source(args: &RunArgs, proxy: &ProxyConfig) -> Source {
     if let Some(folder) = &args.manifests {
-        readable("--manifests", folder, fs::read_dir(folder).map(drop))?;
-        return Ok(Source::Manifests(folder.clone()));
+        return Source::Manifests(folder.clone());
     }
-    const KUBECONFIG: &str = "clientConnection.kubeconfig";
     let kubeconfig = proxy.said(KUBECONFIG).filter(|path| !path.is_empty());
-    let kubeconfig = kubeconfig.map(PathBuf::from);
-    if let Some(file) = &kubeconfig {
-        let name = proxy.name(KUBECONFIG);
-        readable(&name, file, fs::File::open(file).map(drop))?;
-    }
-    Ok(Source::Kubernetes {
-        kubeconfig,
+    Source::Kubernetes {
+        kubeconfig: kubeconfig.map(PathBuf::from),
         master: args.master.clone().filter(|url| !url.is_empty()),
         rate: api_rate(proxy),
-    })
+    }
+}
+
+/// A source that cannot be read at all is refused before anything is loaded.
+fn readable_source(source: &Source, proxy: &ProxyConfig) -> Result<(), SettingsError> {
+    match source {
+        Source::Manifests(folder) => {
+            readable("--manifests", folder, fs::read_dir(folder).map(drop))
+        }
+        Source::Kubernetes { kubeconfig, .. } => kubeconfig.as_deref().map_or(Ok(()), |file| {
+            let name = proxy.name(KUBECONFIG);
+            readable(&name, file, fs::File::open(file).map(drop))
+        }),
+    }
 }
 
 fn readable(flag: &str, path: &Path, result: io::Result<()>) -> Result<(), SettingsError> {

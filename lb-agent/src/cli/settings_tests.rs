@@ -34,7 +34,7 @@ fn run(words: &[&str]) -> Result<Settings, String> {
     let crate::cli::args::Command::Run(args) = args.command else {
         panic!("{args:?}");
     };
-    without_cgroup(&args).map_err(|error| error.to_string())
+    for_any_host(&args).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn errors_name_the_field_of_the_file() {
             .map(drop)
             .and_then(|()| detect_local(&proxy).map(drop))
             .and_then(|()| periods(&RunArgs::default(), &proxy).map(drop))
-            .and_then(|()| source(&RunArgs::default(), &proxy).map(drop));
+            .and_then(|()| readable_source(&source(&RunArgs::default(), &proxy), &proxy));
         let error = error.expect_err(text).to_string();
         assert_eq!(error, format!("--config f: {want}"));
     }
@@ -235,7 +235,8 @@ fn a_source_that_is_not_there_is_refused() {
         manifests: Some("/nowhere".into()),
         ..RunArgs::default()
     };
-    let error = source(&args, &ProxyConfig::default()).expect_err("no such folder");
+    let proxy = ProxyConfig::default();
+    let error = readable_source(&source(&args, &proxy), &proxy).expect_err("no such folder");
     assert_eq!(
         error.to_string(),
         "--manifests /nowhere: No such file or directory (os error 2)"
