@@ -52,13 +52,15 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 /// Quiet time after which freed slots are made usable again.
 const REST: Duration = Duration::from_secs(1);
 
-/// What needs privileges once on a host (`--init-only`): the BPF file system, and the ports of masqueraded flows.
+/// What needs privileges once on a host (`--init-only`): the BPF file system, the ports of masqueraded flows, and `lb0`
+/// with its settings. An agent in a container, whose /proc/sys is read-only, then finds all of it as it should be.
 ///
 /// # Errors
 /// There is no BPF file system, and none can be mounted; or an agent runs.
 pub fn prepare(config: &Config) -> anyhow::Result<()> {
     let _lock = attach::prepare(&config.bpffs_root)?;
     reserve_ports(config);
+    ensure_lb0(config);
     Ok(())
 }
 

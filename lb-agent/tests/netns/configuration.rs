@@ -166,6 +166,11 @@ fn init_only(lab: &Lab) -> Result<()> {
         )?)
     })?;
     ensure!(reserved.contains("40000-60999"), "{reserved}");
+    let filter = web
+        .node
+        .host
+        .exec(|| Ok(fs::read_to_string("/proc/sys/net/ipv4/conf/lb0/rp_filter")?))?;
+    ensure!(filter.trim() == "0", "lb0 has rp_filter {filter}");
     let links = fs::read_dir(web.node.bpffs.join("v1/links"))?.count();
     ensure!(links == 0, "{links} links");
     let _agent = web.node.agent(&[])?;
