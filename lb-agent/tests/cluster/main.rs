@@ -20,7 +20,9 @@ mod objects;
 mod plane;
 
 mod access;
+mod chart;
 mod controllers;
+mod deployed;
 mod endpoints;
 mod events;
 mod labels;
@@ -49,13 +51,22 @@ fn main() -> ExitCode {
     } else {
         what_is_missing()
     };
-    let groups: [(&[Test], &Option<String>); 10] = [
+    let no_helm = missing.clone().or_else(|| {
+        let is_asked = !arguments.list
+            && chart::TESTS
+                .iter()
+                .any(|(name, _)| is_asked(&arguments, name));
+        is_asked.then(why_no_helm).flatten()
+    });
+    let groups: [(&[Test], &Option<String>); 12] = [
         // Those that wait longest come first.
         (node_object::TESTS, &missing),
         (outage::TESTS, &missing),
         (access::TESTS, &missing),
         (slices::TESTS, &missing),
         (events::TESTS, &missing),
+        (deployed::TESTS, &missing),
+        (chart::TESTS, &no_helm),
         (services::TESTS, &missing),
         (labels::TESTS, &missing),
         (controllers::TESTS, &no_controllers),
@@ -70,6 +81,29 @@ fn main() -> ExitCode {
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     Plane::end_shared();
     conclusion.exit_code()
+}
+
+/// Whether the words of the command line leave this test in.
+fn is_asked(arguments: &Arguments, name: &str) -> bool {
+    let matches = |word: &String| match arguments.exact {
+        true => name == word,
+        false => name.contains(word.as_str()),
+    };
+    arguments.filter.as_ref().is_none_or(matches) && !arguments.skip.iter().any(matches)
+}
+
+/// Why the chart cannot be rendered, in words.
+fn why_no_helm() -> Option<String> {
+    match xtask::cluster::ensure_helm() {
+        Ok(Some(helm)) => {
+            chart::HELM
+                .set(helm)
+                .expect("this is the only place that sets it");
+            None
+        }
+        Ok(None) => Some(xtask::cluster::NO_HELM.to_owned()),
+        Err(error) => panic!("helm cannot be built: {error:#}"),
+    }
 }
 
 fn trial(name: &'static str, test: fn(), missing: Option<String>) -> Trial {

@@ -1,12 +1,13 @@
 //! Where the control plane's programs come from: `KUBEBUILDER_ASSETS`, or Go modules built into the target folder.
 //!
-//! Two modules of our own, `xtask/cluster/etcd` and `xtask/cluster/kubernetes`, pin every dependency by go.sum.
-//! They stay apart because etcd and Kubernetes of one season want different versions of the same libraries.
+//! Modules of our own, `xtask/cluster/*`, pin every dependency by go.sum. They stay apart because etcd, Kubernetes and
+//! Helm of one season want different versions of the same libraries.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::slice;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -15,6 +16,9 @@ use indicatif::ProgressBar;
 /// Why [`ensure_binaries`] answered `None`, in words fit for a skipped test.
 pub const NO_BINARIES: &str = "no Go to build etcd and kube-apiserver with: install Go 1.26 or newer, \
      or let KUBEBUILDER_ASSETS name a folder that holds both";
+
+/// Why [`ensure_helm`] answered `None`.
+pub const NO_HELM: &str = "no Go to build helm with: install Go 1.26 or newer";
 
 /// A Go module of ours and the programs it pins.
 struct Module {
@@ -58,6 +62,15 @@ const MODULES: [Module; 2] = [
     },
 ];
 
+/// For the chart in `deploy`; the control plane does without.
+const HELM: Module = Module {
+    folder: "helm",
+    programs: &[Program {
+        name: "helm",
+        package: "helm.sh/helm/v4/cmd/helm",
+    }],
+};
+
 /// How many of the last lines of a failed build go into the error.
 const KEPT_LINES: usize = 20;
 
@@ -74,6 +87,19 @@ pub fn ensure_binaries() -> Result<Option<PathBuf>> {
     if let Some(folder) = std::env::var_os("KUBEBUILDER_ASSETS") {
         return given(PathBuf::from(folder)).map(Some);
     }
+    build(&MODULES)
+}
+
+/// helm, built from source once per go.sum. `None` means that there is no Go here.
+///
+/// # Errors
+/// When the build fails; the message carries the compiler's last lines.
+pub fn ensure_helm() -> Result<Option<PathBuf>> {
+    Ok(build(slice::from_ref(&HELM))?.map(|bin| bin.join("helm")))
+}
+
+/// Builds what is missing of `modules` and returns the folder of all programs.
+fn build(modules: &[Module]) -> Result<Option<PathBuf>> {
     let Ok(go) = which::which("go") else {
         return Ok(None);
     };
@@ -84,8 +110,8 @@ pub fn ensure_binaries() -> Result<Option<PathBuf>> {
     let lock =
         File::create(target.join("lock")).context("cannot make the lock file of the Go builds")?;
     lock.lock()
-        .context("cannot wait for another build of the control plane")?;
-    for module in &MODULES {
+        .context("cannot wait for another build of Go programs")?;
+    for module in modules {
         build_module(&go, &root.join("cluster").join(module.folder), module, &bin)?;
     }
     Ok(Some(bin))
@@ -219,7 +245,7 @@ mod tests {
 
     #[test]
     fn every_program_is_imported_by_its_module() {
-        for module in &MODULES {
+        for module in MODULES.iter().chain([&HELM]) {
             let root = Path::new(env!("CARGO_MANIFEST_DIR"))
                 .join("cluster")
                 .join(module.folder);

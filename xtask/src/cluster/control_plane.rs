@@ -263,6 +263,8 @@ impl Cluster {
                 "--disable-admission-plugins=ServiceAccount",
                 "--endpoint-reconciler-type=none",
             ])
+            // As kubeadm has it: the init container of our DaemonSet is privileged, as kube-proxy is.
+            .arg("--allow-privileged=true")
             .args(audit::arguments(folder))
             // Ends its watches at once when it is told to end, as a killed machine does.
             .arg("--shutdown-delay-duration=0s");

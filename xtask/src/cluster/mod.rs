@@ -16,7 +16,7 @@ mod up;
 
 pub use access::User;
 pub use audit::Request;
-pub use binaries::{NO_BINARIES, ensure_binaries};
+pub use binaries::{NO_BINARIES, NO_HELM, ensure_binaries, ensure_helm};
 pub use control_plane::Cluster;
 pub use forward::Forward;
 pub use process::Process;

@@ -147,9 +147,10 @@ impl fmt::Display for Layer {
     }
 }
 
-/// Builds etcd and the API server; a plan if there is nothing more to do.
+/// Builds etcd, the API server and helm; a plan if there is nothing more to do.
 fn control_plane() -> Option<Plan> {
-    match crate::cluster::ensure_binaries() {
+    let built = crate::cluster::ensure_binaries();
+    match built.and_then(|programs| crate::cluster::ensure_helm().map(|_| programs)) {
         Ok(Some(_)) => None,
         Ok(None) => Some(Plan::Skip(crate::cluster::NO_BINARIES.to_owned())),
         Err(error) => Some(Plan::Fail(format!("{error:#}"))),
