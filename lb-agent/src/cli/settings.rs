@@ -28,6 +28,8 @@ use crate::{
 
 const HEALTHZ_PORT: u16 = 10256;
 const METRICS_PORT: u16 = 10249;
+const HEALTHZ_IPV6: &str = "[::]:10256";
+const METRICS_IPV6: &str = "[::1]:10249";
 const FULL_CHECK_PERIOD: Duration = Duration::from_secs(300);
 
 /// Why a command line is refused.
@@ -133,6 +135,7 @@ pub struct Settings {
 pub fn proxy_config(args: &RunArgs) -> Result<(ProxyConfig, Option<ProxyFile>), SettingsError> {
     let file = args.config.as_deref().map(ProxyFile::read).transpose()?;
     let mut proxy = ProxyConfig::merge(&args.proxy, file.as_ref());
+    follow_bind_address(&mut proxy);
     if file.is_none() {
         with_port(&mut proxy, "healthzBindAddress", args.healthz_port);
         with_port(&mut proxy, "metricsBindAddress", args.metrics_port);
@@ -140,12 +143,29 @@ pub fn proxy_config(args: &RunArgs) -> Result<(ProxyConfig, Option<ProxyFile>), 
     Ok((proxy, file))
 }
 
+/// With an IPv6 `--bind-address` the servers listen in that family unless told otherwise.
+fn follow_bind_address(proxy: &mut ProxyConfig) {
+    let address: Option<IpAddr> = proxy.text("bindAddress").parse().ok();
+    if !address.is_some_and(|address| address.is_ipv6()) {
+        return;
+    }
+    for (path, default) in [
+        ("healthzBindAddress", HEALTHZ_IPV6),
+        ("metricsBindAddress", METRICS_IPV6),
+    ] {
+        if proxy.said(path).is_none() {
+            proxy.set(path, default.to_owned(), Origin::Default);
+        }
+    }
+}
+
 /// `--healthz-port` and `--metrics-port`: 0 is off, else the port of an address that has none.
 fn with_port(proxy: &mut ProxyConfig, path: &'static str, port: Option<u16>) {
     let Some(port) = port else {
         return;
     };
-    let given = proxy.said(path).map(bare_ip);
+    let is_given = proxy.origin(path) != Origin::Default;
+    let given = is_given.then(|| bare_ip(proxy.text(path)));
     let default = || bare_ip(proxy.text(path)).or_else(|| host(proxy.text(path)));
     let address = match (port, given) {
         (0, _) => String::new(),

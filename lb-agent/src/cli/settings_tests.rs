@@ -116,6 +116,19 @@ fn the_flags_of_old_give_a_port_where_there_is_none() {
         (&[][..], Some("0.0.0.0:10256")),
         (&["--healthz-port", "99"], Some("0.0.0.0:99")),
         (&["--healthz-port", "0"], None),
+        (&["--bind-address", "::"], Some("[::]:10256")),
+        (
+            &["--bind-address", "2001:db8::1", "--healthz-port", "99"],
+            Some("[::]:99"),
+        ),
+        (
+            &["--bind-address", "::", "--healthz-bind-address", "0.0.0.0"],
+            Some("0.0.0.0:10256"),
+        ),
+        (
+            &["--bind-address", "::", "--healthz-bind-address", ""],
+            None,
+        ),
         (
             &[
                 "--healthz-port",
@@ -141,6 +154,9 @@ fn the_flags_of_old_give_a_port_where_there_is_none() {
     let config = run(&["--metrics-port=7"]).expect("good words").config;
     let got = config.metrics_bind_address.map(|a| a.to_string());
     assert_eq!(got.as_deref(), Some("127.0.0.1:7"));
+    let config = run(&["--bind-address=::"]).expect("good words").config;
+    let got = config.metrics_bind_address.map(|a| a.to_string());
+    assert_eq!(got.as_deref(), Some("[::1]:10249"));
 }
 
 #[test]

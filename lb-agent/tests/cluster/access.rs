@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[super::Test] = tests![
     a_master_url_alone_is_enough_for_an_open_server,
     a_master_url_wins_over_the_server_of_the_kubeconfig,
     a_configuration_file_names_the_kubeconfig,
+    the_rig_of_kubeadms_kube_proxy_runs_the_agent_unchanged,
     inside_a_cluster_the_service_account_is_used,
     rights_that_come_late_are_noticed,
 ];
@@ -131,6 +132,115 @@ fn a_configuration_file_names_the_kubeconfig() {
     let path = file.path().display().to_string();
     let node = setup(&plane, ns).start_with(&["--config", &path]);
     follows(&plane, ns, &node);
+}
+
+/// What `kubeadm init` writes into the ConfigMap `kube-proxy` of a cluster with both families, but for the kubeconfig,
+/// and for oomScoreAdj, which not every machine of tests lets be lowered.
+const KUBEADMS: &str = "\
+apiVersion: kubeproxy.config.k8s.io/v1alpha1
+bindAddress: 0.0.0.0
+bindAddressHardFail: false
+clientConnection:
+  acceptContentTypes: \"\"
+  burst: 0
+  contentType: \"\"
+  kubeconfig: KUBECONFIG
+  qps: 0
+clusterCIDR: 10.244.0.0/16,fd00:244::/56
+configSyncPeriod: 0s
+conntrack:
+  maxPerCore: null
+  min: null
+  tcpBeLiberal: false
+  tcpCloseWaitTimeout: null
+  tcpEstablishedTimeout: null
+  udpStreamTimeout: 0s
+  udpTimeout: 0s
+detectLocal:
+  bridgeInterface: \"\"
+  interfaceNamePrefix: \"\"
+detectLocalMode: \"\"
+enableProfiling: false
+healthzBindAddress: \"\"
+hostnameOverride: \"\"
+iptables:
+  localhostNodePorts: null
+  masqueradeAll: false
+  masqueradeBit: null
+  minSyncPeriod: 0s
+  syncPeriod: 0s
+ipvs:
+  excludeCIDRs: null
+  minSyncPeriod: 0s
+  scheduler: \"\"
+  strictARP: false
+  syncPeriod: 0s
+  tcpFinTimeout: 0s
+  tcpTimeout: 0s
+  udpTimeout: 0s
+kind: KubeProxyConfiguration
+logging:
+  flushFrequency: 0
+  options:
+    json:
+      infoBufferSize: \"0\"
+    text:
+      infoBufferSize: \"0\"
+  verbosity: 0
+metricsBindAddress: \"\"
+mode: \"\"
+nftables:
+  masqueradeAll: false
+  masqueradeBit: null
+  minSyncPeriod: 0s
+  syncPeriod: 0s
+nodePortAddresses: null
+oomScoreAdj: 0
+portRange: \"\"
+showHiddenMetricsForVersion: \"\"
+winkernel:
+  enableDSR: false
+  forwardHealthCheckVip: false
+  networkName: \"\"
+  rootHnsEndpointName: \"\"
+  sourceVip: \"\"
+";
+
+/// Rules 137, 138 and 142: the file and the two flags of its DaemonSet; only where this laboratory has its cgroup and
+/// BPF file system is added.
+fn the_rig_of_kubeadms_kube_proxy_runs_the_agent_unchanged() {
+    let plane = Plane::shared();
+    let ns = "kubeadm-rig";
+    plane.namespace(ns);
+    let folder = tempfile::tempdir().unwrap();
+    let (config, script) = (
+        folder.path().join("config.conf"),
+        folder.path().join("lb-agent"),
+    );
+    let kubeconfig = plane.cluster.kubeconfig(User::NodeProxier);
+    let text = KUBEADMS.replace("KUBECONFIG", &kubeconfig.display().to_string());
+    fs::write(&config, text).unwrap();
+    let text = format!(
+        r#"#!/bin/sh -e
+[ "$1" = run ] || exec {agent} "$@"
+for word; do
+    case "$before" in --cgroup-root | --bpffs-root) roots="$roots $before=$word" ;; esac
+    before=$word
+done
+exec {agent} --config={config} --hostname-override={ns} $roots
+"#,
+        agent = env!("CARGO_BIN_EXE_lb-agent"),
+        config = config.display(),
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let node = setup(&plane, ns).binary(&script).start_with(&[]);
+    follows(&plane, ns, &node);
+    let (code, _) = node.agent.get("127.0.0.1:10256", "/healthz").unwrap();
+    assert_eq!(code, 200);
+    let (_, mode) = node.agent.get("127.0.0.1:10249", "/proxyMode").unwrap();
+    assert_eq!(mode, "ebpf");
+    assert!(!node.agent.log().contains("WARN"), "{}", node.agent.log());
 }
 
 /// As in a DaemonSet: no flag names the server, two environment variables and three mounted files do.

@@ -199,11 +199,11 @@ pub const FIELDS: &[Field] = &[
         .help(SERVICES, "As --iptables-min-sync-period, with --proxy-mode ipvs [default: 0s]"),
     field("healthzBindAddress", "healthz-bind-address", Kind::Text, "0.0.0.0:10256").value("ADDR").help(
         OBSERVATION,
-        "Health server, IP or IP:PORT; empty: none [default: 0.0.0.0:10256]",
+        "Health server, IP or IP:PORT; empty: none [default: 0.0.0.0:10256, or [::]:10256 with an IPv6 --bind-address]",
     ),
     field("metricsBindAddress", "metrics-bind-address", Kind::Text, "127.0.0.1:10249").value("ADDR").help(
         OBSERVATION,
-        "Metrics server, IP or IP:PORT; empty: none [default: 127.0.0.1:10249]",
+        "Metrics server, IP or IP:PORT; empty: none [default: 127.0.0.1:10249, or [::1]:10249 with an IPv6 --bind-address]",
     ),
     field("bindAddressHardFail", "bind-address-hard-fail", Kind::Bool, "false").help(
         OBSERVATION,
