@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,23 +13,20 @@ use lb_common::track::Timeouts;
 use super::{
     args::{PacketArgs, RunArgs},
     families,
+    nodeports::{answers_on, nodeport_addresses, one_family_only},
     proxy::{Field, Origin, ProxyConfig, ProxyFile, ProxyFileError, boolean, items},
+    servers::{HEALTHZ_PORT, METRICS_PORT, bind_address, follow_bind_address, with_port},
 };
 use crate::{
     cgroup::{CgroupError, CgroupRoot},
     config::{
-        ApiRate, Config, ConfigFile, DetectLocal, EndpointsSource, Log, LogFormat,
-        NodePortAddresses, Packets, Source,
+        ApiRate, Config, ConfigFile, DetectLocal, EndpointsSource, Log, LogFormat, Packets, Source,
     },
     host_addrs,
     maps::Capacities,
     plan::ranges::DEFAULT_NODE_PORTS,
 };
 
-const HEALTHZ_PORT: u16 = 10256;
-const METRICS_PORT: u16 = 10249;
-const HEALTHZ_IPV6: &str = "[::]:10256";
-const METRICS_IPV6: &str = "[::1]:10249";
 const FULL_CHECK_PERIOD: Duration = Duration::from_secs(300);
 
 /// Why a command line is refused.
@@ -76,7 +73,11 @@ pub enum SettingsError {
     Cgroup(#[from] CgroupError),
 }
 
-fn bad(flag: impl Into<String>, value: &str, remedy: impl Into<String>) -> SettingsError {
+pub(super) fn bad(
+    flag: impl Into<String>,
+    value: &str,
+    remedy: impl Into<String>,
+) -> SettingsError {
     SettingsError::Flag {
         flag: flag.into(),
         value: value.to_owned(),
@@ -141,49 +142,6 @@ pub fn proxy_config(args: &RunArgs) -> Result<(ProxyConfig, Option<ProxyFile>), 
         with_port(&mut proxy, "metricsBindAddress", args.metrics_port);
     }
     Ok((proxy, file))
-}
-
-/// With an IPv6 `--bind-address` the servers listen in that family unless told otherwise.
-fn follow_bind_address(proxy: &mut ProxyConfig) {
-    let address: Option<IpAddr> = proxy.text("bindAddress").parse().ok();
-    if !address.is_some_and(|address| address.is_ipv6()) {
-        return;
-    }
-    for (path, default) in [
-        ("healthzBindAddress", HEALTHZ_IPV6),
-        ("metricsBindAddress", METRICS_IPV6),
-    ] {
-        if proxy.said(path).is_none() {
-            proxy.set(path, default.to_owned(), Origin::Default);
-        }
-    }
-}
-
-/// `--healthz-port` and `--metrics-port`: 0 is off, else the port of an address that has none.
-fn with_port(proxy: &mut ProxyConfig, path: &'static str, port: Option<u16>) {
-    let Some(port) = port else {
-        return;
-    };
-    let is_given = proxy.origin(path) != Origin::Default;
-    let given = is_given.then(|| bare_ip(proxy.text(path)));
-    let default = || bare_ip(proxy.text(path)).or_else(|| host(proxy.text(path)));
-    let address = match (port, given) {
-        (0, _) => String::new(),
-        (_, Some(None)) => return,
-        (_, Some(ip)) => ip.map_or_else(String::new, |ip| SocketAddr::new(ip, port).to_string()),
-        (_, None) => default().map_or_else(String::new, |ip| SocketAddr::new(ip, port).to_string()),
-    };
-    proxy.set(path, address, Origin::Flag);
-}
-
-fn host(text: &str) -> Option<IpAddr> {
-    text.parse::<SocketAddr>().ok().map(|address| address.ip())
-}
-
-/// An address without port, in brackets or not.
-fn bare_ip(text: &str) -> Option<IpAddr> {
-    let inner = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
-    inner.unwrap_or(text).parse().ok()
 }
 
 /// Checks a command line.
@@ -445,102 +403,6 @@ fn detect_local(proxy: &ProxyConfig) -> Result<DetectLocal, SettingsError> {
         }
         _ => DetectLocal::ClusterCidr,
     })
-}
-
-/// Both families of a keyword.
-fn pair(v4: Ipv4Addr, bits4: u8, v6: Ipv6Addr, bits6: u8) -> Vec<IpNet> {
-    let v4 = IpNet::new(v4.into(), bits4);
-    let v6 = IpNet::new(v6.into(), bits6);
-    v4.into_iter().chain(v6).map(|cidr| cidr.trunc()).collect()
-}
-
-/// Rule 48.
-fn nodeport_addresses(proxy: &ProxyConfig) -> Result<NodePortAddresses, SettingsError> {
-    const PATH: &str = "nodePortAddresses";
-    let mut addresses = NodePortAddresses::default();
-    for item in items(proxy.text(PATH)) {
-        match item {
-            "primary" => addresses.primary = true,
-            "localhost" => {
-                addresses
-                    .cidrs
-                    .extend(pair(Ipv4Addr::LOCALHOST, 8, Ipv6Addr::LOCALHOST, 128))
-            }
-            "all" => {
-                addresses
-                    .cidrs
-                    .extend(pair(Ipv4Addr::UNSPECIFIED, 0, Ipv6Addr::UNSPECIFIED, 0))
-            }
-            cidr => addresses.cidrs.push(
-                cidr.parse::<IpNet>()
-                    .map_err(|_| {
-                        let remedy = "neither a CIDR nor `primary`, `localhost` or `all`";
-                        bad(proxy.name(PATH), item, remedy)
-                    })?
-                    .trunc(),
-            ),
-        }
-    }
-    if !addresses.primary && addresses.cidrs.is_empty() {
-        addresses.primary = true;
-    }
-    Ok(addresses)
-}
-
-/// Rule 53, for both families: on by default; a list that is given must hold a loopback range, or
-/// none of its family (rule 50).
-fn answers_on(listed: &str, addresses: &NodePortAddresses, loopback: IpAddr) -> bool {
-    if items(listed).next().is_none() {
-        return true;
-    }
-    let mut family = addresses
-        .cidrs
-        .iter()
-        .filter(|cidr| cidr.addr().is_ipv4() == loopback.is_ipv4())
-        .peekable();
-    if family.peek().is_none() {
-        return !addresses.primary;
-    }
-    family.any(|cidr| cidr.contains(&loopback))
-}
-
-/// Rule 50: a family without an entry matches every address of the host.
-fn one_family_only(addresses: &NodePortAddresses) -> Option<String> {
-    let v4 = addresses
-        .cidrs
-        .iter()
-        .filter(|c| c.addr().is_ipv4())
-        .count();
-    let other = match (addresses.primary, v4, addresses.cidrs.len() - v4) {
-        (false, 0, _) => "IPv4",
-        (false, _, 0) => "IPv6",
-        _ => return None,
-    };
-    Some(format!(
-        "--nodeport-addresses holds no {other} range: NodePorts answer on every {other} address of this host; add one, or `primary`"
-    ))
-}
-
-/// Rules 120, 123 and 139: an address with or without a port; empty is off.
-fn bind_address(
-    proxy: &ProxyConfig,
-    path: &str,
-    default_port: u16,
-) -> Result<Option<SocketAddr>, SettingsError> {
-    let text = proxy.text(path);
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let wrong = |remedy: &str| bad(proxy.name(path), text, remedy);
-    let address = match bare_ip(text) {
-        Some(ip) => SocketAddr::new(ip, default_port),
-        None => (text.parse())
-            .map_err(|_| wrong("neither IP nor IP:PORT; write 0.0.0.0:10256 or [::]:10256"))?,
-    };
-    if address.port() == 0 {
-        return Err(wrong("the port must be 1 to 65535"));
-    }
-    Ok(Some(address))
 }
 
 #[cfg(test)]

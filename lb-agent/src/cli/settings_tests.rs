@@ -1,5 +1,5 @@
 use super::*;
-use crate::cli::proxy::ProxyFlags;
+use crate::{cli::proxy::ProxyFlags, config::NodePortAddresses};
 
 fn nets(list: &[&str]) -> Vec<IpNet> {
     list.iter()
