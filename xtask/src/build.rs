@@ -6,7 +6,8 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use crate::{ebpf, say, workspace};
+use crate::image::Arch;
+use crate::{ebpf, packages, say, tools, workspace};
 
 /// How to build the agent.
 #[derive(Debug, Default, Clone, Args)]
@@ -17,6 +18,17 @@ pub struct Options {
     /// Build for this target
     #[arg(skip)]
     pub target: Option<String>,
+}
+
+impl Options {
+    /// As it is shipped.
+    #[must_use]
+    pub fn shipped() -> Self {
+        Self {
+            release: true,
+            target: None,
+        }
+    }
 }
 
 /// Builds the BPF object and returns its path. The agent's build does so by itself; made here first, its installations
@@ -41,6 +53,10 @@ pub fn agent(options: &Options) -> Result<PathBuf> {
     }
     if let Some(target) = &options.target {
         cargo.args(["--target", target]);
+        if !target.starts_with(std::env::consts::ARCH) {
+            let name = target.replace('-', "_").to_uppercase();
+            cargo.env(format!("CARGO_TARGET_{name}_LINKER"), "rust-lld");
+        }
         use_host_compiler(&mut cargo, target);
     }
     say::step("building lb-agent");
@@ -57,13 +73,29 @@ pub fn agent(options: &Options) -> Result<PathBuf> {
     Ok(folder.join(profile).join("lb-agent"))
 }
 
-/// Some crates (ring) bring a little C. It includes no header of a C library, so the host's compiler serves for musl
-/// where there is no compiler made for it.
+/// Some crates (ring) bring a little C. It includes no header of a C library, so a compiler made for another one
+/// serves for musl.
 fn use_host_compiler(cargo: &mut Command, target: &str) {
     let variable = format!("CC_{}", target.replace('-', "_"));
-    if std::env::var_os(&variable).is_none() && which::which("musl-gcc").is_err() {
+    if std::env::var_os(&variable).is_some() {
+        return;
+    }
+    if !target.starts_with(std::env::consts::ARCH) {
+        let arch = target.split('-').next().unwrap_or(target);
+        cargo.env(variable, format!("{arch}-linux-gnu-gcc"));
+    } else if which::which("musl-gcc").is_err() {
         cargo.env(variable, "cc");
     }
+}
+
+/// What another architecture takes: its standard library, a C compiler, and a linker, which Rust brings along.
+fn prepare_foreign(arch: Arch) -> Result<()> {
+    tools::ensure_target(&workspace::root(), &arch.target(), &say::step)?;
+    let compiler = match arch {
+        Arch::Amd64 => packages::CC_AMD64,
+        Arch::Arm64 => packages::CC_ARM64,
+    };
+    packages::ensure(&[compiler]).map_err(anyhow::Error::msg)
 }
 
 /// `cargo xtask build`: the static binary with the BPF object inside.
@@ -84,12 +116,23 @@ pub fn print_static(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Builds the static binary and returns its path.
+/// Builds the static binary for this machine and returns its path.
 ///
 /// # Errors
 /// As [`print_static`].
 pub fn static_agent(options: &Options) -> Result<PathBuf> {
-    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    static_agent_for(Arch::host()?, options)
+}
+
+/// Builds the static binary for `arch` and returns its path.
+///
+/// # Errors
+/// As [`print_static`]; or what building for another machine takes cannot be installed.
+pub fn static_agent_for(arch: Arch, options: &Options) -> Result<PathBuf> {
+    let target = arch.target();
+    if arch != Arch::host()? {
+        prepare_foreign(arch)?;
+    }
     let binary = agent(&Options {
         target: Some(target),
         ..options.clone()

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench, build, check, cluster, demo, fuzz, programs, say, test};
+use crate::{bench, build, check, cluster, demo, fuzz, image, programs, say, test};
 
 /// Builds, tests and shows this project. What a verb needs (the Rust source component, bpf-linker, ...) it installs by
 /// itself, through rustup and into this checkout's target folder.
@@ -24,6 +24,10 @@ enum Verb {
     BuildEbpf(BuildEbpf),
     /// Build the agent as one static binary with the BPF object inside, and print its path and size
     Build(build::Options),
+    /// Build the image of `deploy`: the static binary alone, as an OCI archive that a container runtime imports
+    ///
+    /// Takes no registry and no daemon. The same sources and tools give the same bytes.
+    Image(image::Options),
     /// Run the tests: pure functions, Miri, programs in the kernel, packets, namespaces, a real control plane
     ///
     /// Every layer runs what the machine allows. What cannot run is listed as skipped, with the reason; the last line
@@ -69,6 +73,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::BuildEbpf(args) => build_ebpf(&args),
         Verb::Build(options) => build::print_static(&options).map(|()| ExitCode::SUCCESS),
+        Verb::Image(options) => image::run(&options).map(|()| ExitCode::SUCCESS),
         Verb::Test(options) => test::run(&options),
         Verb::Demo(options) => demo::run(&options),
         Verb::Cluster => cluster::up().map(|()| ExitCode::SUCCESS),

@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod demo;
 pub mod ebpf;
 pub mod fuzz;
+pub mod image;
 pub mod lab;
 pub mod miri;
 pub mod packages;

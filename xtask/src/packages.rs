@@ -37,6 +37,17 @@ pub const ETHTOOL: Program = Program {
     package: "ethtool",
 };
 
+/// Compiles the little C of some crates for the other architecture.
+pub const CC_ARM64: Program = Program {
+    name: "aarch64-linux-gnu-gcc",
+    package: "gcc-aarch64-linux-gnu",
+};
+/// As [`CC_ARM64`].
+pub const CC_AMD64: Program = Program {
+    name: "x86_64-linux-gnu-gcc",
+    package: "gcc-x86-64-linux-gnu",
+};
+
 /// Installs what is missing of `programs`.
 ///
 /// # Errors

@@ -105,6 +105,38 @@ pub fn ensure_rust_src(workspace: &Path, progress: Progress<'_>) -> Result<(), T
     )
 }
 
+/// Makes sure that the pinned toolchain has the standard library of `target`.
+///
+/// # Errors
+/// When it is missing and rustup is too, or cannot fetch it.
+pub fn ensure_target(
+    workspace: &Path,
+    target: &str,
+    progress: Progress<'_>,
+) -> Result<(), ToolError> {
+    let sysroot = output(
+        Command::new("rustc")
+            .args(["--print", "sysroot"])
+            .current_dir(workspace),
+    )?;
+    let library = Path::new(sysroot.trim()).join("lib/rustlib").join(target);
+    if library.is_dir() {
+        return Ok(());
+    }
+    progress(&format!(
+        "installing the standard library of {target} (rustup target add)"
+    ));
+    let mut rustup = Command::new("rustup");
+    rustup
+        .args(["target", "add", target])
+        .current_dir(workspace);
+    run(
+        &mut rustup,
+        &format!("installing {target}"),
+        &format!("give this toolchain its standard library: rustup target add {target}"),
+    )
+}
+
 /// Makes sure that bpf-linker is there in its one version, and returns its path.
 ///
 /// # Errors

@@ -40,10 +40,11 @@ pub(super) enum Plan {
 }
 
 /// The test programs of the upper layers: all others need nothing and belong to the host layer.
-const UPPER: [(&str, &str, Layer); 5] = [
+const UPPER: [(&str, &str, Layer); 6] = [
     ("lb-agent", "load", Layer::Load),
     ("lb-agent", "packet", Layer::Packet),
     ("xtask", "lab", Layer::Netns),
+    ("xtask", "image", Layer::Netns),
     ("lb-agent", "netns", Layer::Netns),
     ("lb-agent", "cluster", Layer::Cluster),
 ];
