@@ -79,6 +79,18 @@ pub enum Command {
     Config(ConfigCommand),
     /// Detach and unpin everything below --bpffs-root
     Cleanup(CleanupArgs),
+    /// Print what completes words of this command line in a shell
+    Completions {
+        /// Which
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write one for each verb
+    Man {
+        /// Where to write them, such as /usr/local/share/man/man1
+        #[arg(value_name = "DIR")]
+        folder: Option<PathBuf>,
+    },
     /// Load every program without attaching it and show its size
     #[command(hide = true)]
     Programs {
@@ -244,7 +256,7 @@ pub struct RunArgs {
     /// Do what `lb-agent cleanup` does and end
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t, default_missing_value = "true", action = ArgAction::Set, help_heading = "Instead of running")]
     pub cleanup: bool,
-    /// Do what needs privileges once on a host (mount the BPF file system, reserve ports) and end
+    /// Do what needs privileges once on a host (mount the BPF file system, reserve ports, make lb0) and end
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t, default_missing_value = "true", action = ArgAction::Set, help_heading = "Instead of running")]
     pub init_only: bool,
 }

@@ -14,6 +14,7 @@ pub mod explain;
 pub mod explanation;
 pub mod families;
 pub mod flows;
+pub mod manual;
 mod nodeports;
 pub mod output;
 pub mod probe;
@@ -47,5 +48,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Explain(explain) => explain::execute(explain),
         Command::Config(command) => config::execute(command),
         Command::Cleanup(cleanup) => cleanup::execute(cleanup),
+        Command::Completions { shell } => manual::completions(*shell),
+        Command::Man { folder } => manual::man(folder.as_deref()),
     }
 }
