@@ -25,6 +25,7 @@ mod controllers;
 mod deployed;
 mod endpoints;
 mod events;
+mod examples;
 mod labels;
 mod node_object;
 mod outage;
@@ -58,7 +59,7 @@ fn main() -> ExitCode {
                 .any(|(name, _)| is_asked(&arguments, name));
         is_asked.then(why_no_helm).flatten()
     });
-    let groups: [(&[Test], &Option<String>); 12] = [
+    let groups: [(&[Test], &Option<String>); 13] = [
         // Those that wait longest come first.
         (node_object::TESTS, &missing),
         (outage::TESTS, &missing),
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         (slices::TESTS, &missing),
         (events::TESTS, &missing),
         (deployed::TESTS, &missing),
+        (examples::TESTS, &missing),
         (chart::TESTS, &no_helm),
         (services::TESTS, &missing),
         (labels::TESTS, &missing),
