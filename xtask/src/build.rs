@@ -73,8 +73,8 @@ pub fn agent(options: &Options) -> Result<PathBuf> {
     Ok(folder.join(profile).join("lb-agent"))
 }
 
-/// Some crates (ring) bring a little C. It includes no header of a C library, so a compiler made for another one
-/// serves for musl.
+/// Some crates (ring) bring a little C. It needs nothing of a C library but harmless headers, so a compiler made for
+/// another one serves for musl.
 fn use_host_compiler(cargo: &mut Command, target: &str) {
     let variable = format!("CC_{}", target.replace('-', "_"));
     if std::env::var_os(&variable).is_some() {

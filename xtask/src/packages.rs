@@ -6,12 +6,12 @@ use std::process::{Command, Stdio};
 
 use crate::say;
 
-/// A program and the Debian package that has it.
+/// A program and the Debian packages that bring it and what it does not run without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Program {
     /// The program's name.
     pub name: &'static str,
-    /// The package's name.
+    /// Their names, with spaces between.
     pub package: &'static str,
 }
 
@@ -37,15 +37,15 @@ pub const ETHTOOL: Program = Program {
     package: "ethtool",
 };
 
-/// Compiles the little C of some crates for the other architecture.
+/// Compiles the little C of some crates for the other architecture; with headers, for musl's own are not asked for.
 pub const CC_ARM64: Program = Program {
     name: "aarch64-linux-gnu-gcc",
-    package: "gcc-aarch64-linux-gnu",
+    package: "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
 };
 /// As [`CC_ARM64`].
 pub const CC_AMD64: Program = Program {
     name: "x86_64-linux-gnu-gcc",
-    package: "gcc-x86-64-linux-gnu",
+    package: "gcc-x86-64-linux-gnu libc6-dev-amd64-cross",
 };
 
 /// Installs what is missing of `programs`.
@@ -57,7 +57,10 @@ pub fn ensure(programs: &[Program]) -> Result<(), String> {
     if missing.is_empty() {
         return Ok(());
     }
-    let names: BTreeSet<&str> = missing.iter().map(|program| program.package).collect();
+    let names: BTreeSet<&str> = missing
+        .iter()
+        .flat_map(|program| program.package.split(' '))
+        .collect();
     let names: Vec<&str> = names.into_iter().collect();
     let list = names.join(" ");
     if !nix::unistd::geteuid().is_root() || which::which("apt-get").is_err() {
