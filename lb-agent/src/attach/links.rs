@@ -102,7 +102,7 @@ fn remove_strangers(dir: &Path) {
 /// still takes an update, to no effect: so the link's cgroup is compared, too.
 ///
 /// A link to another cgroup that still exists goes on serving it until `may_attach`, when the new plane
-/// is complete: a start never takes the old one down first.
+/// is complete, and until its own successor is there: a start never takes the old one down first.
 fn replace(
     plane: &Plane,
     name: &'static str,
@@ -133,7 +133,6 @@ fn replace(
         program = name,
         "the link's cgroup is gone or another one: attaching anew"
     );
-    fs::remove_file(pin).map_err(|e| format!("removing {}: {e}", pin.display()))?;
     Ok(false)
 }
 
@@ -167,5 +166,8 @@ fn make(plane: &mut Plane, name: &'static str, pin: &Path, cgroup: &File) -> Res
         }
         Some(_) | None => return Err("not in the object".into()),
     };
-    link.pin(pin).map(drop).map_err(|e| chain(&e))
+    // In the place of the old link, if there is one, in one step: that one serves until then.
+    let next = pin.with_file_name(format!("next-{name}"));
+    link.pin(&next).map_err(|e| chain(&e))?;
+    fs::rename(&next, pin).map_err(|e| format!("putting {} in place: {e}", pin.display()))
 }
