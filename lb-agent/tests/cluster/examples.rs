@@ -1,55 +1,10 @@
-//! What else `deploy` holds: the dashboard and the example for plain hosts, against the running agent.
-
-use std::collections::BTreeSet;
-use std::fs;
-
-use serde_json::Value;
+//! What else `deploy` holds: the example for plain hosts, served by the real agent.
 
 use super::deployed::DEPLOY;
 use super::node::{at, setup};
 use super::plane::Plane;
 
-pub(crate) const TESTS: &[super::Test] = tests![
-    the_dashboard_asks_for_metrics_that_are_there,
-    the_example_for_plain_hosts_is_served,
-];
-
-/// How names of metrics begin that the agent exports.
-const PREFIXES: [&str; 3] = ["lb_", "kubeproxy_", "rest_client_"];
-
-fn the_dashboard_asks_for_metrics_that_are_there() {
-    let plane = Plane::shared();
-    let ns = "dashboard";
-    let node = setup(&plane, ns).start();
-    let (_, metrics) = node.agent.get("127.0.0.1:10249", "/metrics").unwrap();
-    let there: BTreeSet<&str> = metrics
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| line.split(['{', ' ']).next())
-        .collect();
-    let dashboard = fs::read_to_string(format!("{DEPLOY}/grafana/lb-agent.json")).unwrap();
-    let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
-    let panels = dashboard["panels"].as_array().unwrap().iter();
-    let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap());
-    let expressions: Vec<&str> = targets
-        .map(|target| target["expr"].as_str().unwrap())
-        .collect();
-    for expression in &expressions {
-        assert!(
-            names(expression).next().is_some(),
-            "{expression} asks for nothing of ours"
-        );
-    }
-    let asked: BTreeSet<&str> = expressions.iter().flat_map(|text| names(text)).collect();
-    let missing: Vec<&&str> = asked.difference(&there).collect();
-    assert!(missing.is_empty(), "not exported: {missing:?}");
-}
-
-/// The names of metrics in an expression.
-fn names(expression: &str) -> impl Iterator<Item = &str> {
-    let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    words.filter(|word| PREFIXES.iter().any(|prefix| word.starts_with(prefix)))
-}
+pub(crate) const TESTS: &[super::Test] = tests![the_example_for_plain_hosts_is_served,];
 
 fn the_example_for_plain_hosts_is_served() {
     let plane = Plane::shared();

@@ -111,11 +111,12 @@ fn left(lab: &Lab) -> Result<()> {
     straight.goes_on()?;
     connection.tell(&true)?;
     ensure!(connection.hear::<bool>(SOON)?, "TCP was ended");
-    ensure!(
-        agent.log().contains("ended connected UDP sockets"),
-        "{}",
-        agent.log()
-    );
+    // It is said when all namespaces have been seen to.
+    eventually(SOON, || {
+        let log = agent.log();
+        ensure!(log.contains("ended connected UDP sockets"), "{log}");
+        Ok(())
+    })?;
     // New sockets reach who is there now.
     for asker in self::askers(&web)? {
         ensure!(asker.ask()?.0.as_deref() == Some("web-1"));
