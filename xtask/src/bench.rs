@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::packages::{self, IP, Program};
+use crate::packages::{self, IP, NFT, Program};
 use crate::{build, say, workspace};
 
 /// Counts system calls.
@@ -16,10 +16,6 @@ const STRACE: Program = Program {
 };
 
 /// What kube-proxy writes its rules with, and what empties the table behind them.
-const NFT: Program = Program {
-    name: "nft",
-    package: "nftables",
-};
 const IPTABLES: Program = Program {
     name: "iptables",
     package: "iptables",

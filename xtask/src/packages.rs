@@ -26,7 +26,7 @@ pub const BPFTOOL: Program = Program {
     package: "bpftool",
 };
 
-/// Writes rules as CNI plugins have them.
+/// Writes rules as CNI plugins and kube-proxy have them.
 pub const NFT: Program = Program {
     name: "nft",
     package: "nftables",

@@ -21,6 +21,23 @@ pub struct Row {
 }
 
 impl Row {
+    /// Of the values of rounds; `None` without any.
+    pub fn of(
+        name: String,
+        unit: &'static str,
+        values: &[f64],
+        target: Option<(bool, f64)>,
+        note: String,
+    ) -> Option<Self> {
+        Some(Self {
+            name,
+            unit,
+            value: Summary::of(values)?,
+            target,
+            note,
+        })
+    }
+
     fn number(&self, value: f64) -> String {
         match self.unit {
             "" => format!("{value:.3}"),

@@ -5,10 +5,11 @@
 use std::{
     io,
     mem::{size_of, zeroed},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_prog_info, bpf_prog_type};
+use lb_agent::maps::sys::{attr, raw, sys_bpf};
 
 /// `r0 = 1; exit`: a program that lets every call go on.
 const EMPTY: [u64; 2] = [0x0000_0001_0000_00b7, 0x0000_0000_0000_0095];
@@ -30,7 +31,7 @@ pub struct Empty {
 impl Empty {
     pub fn attach(cgroup: BorrowedFd<'_>, hook: bpf_attach_type) -> io::Result<Self> {
         let program = load(bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR, hook, &EMPTY)?;
-        let link = link(program.as_fd(), number(cgroup), hook)?;
+        let link = link(program.as_fd(), raw(cgroup), hook)?;
         Ok(Self {
             program,
             _link: link,
@@ -62,7 +63,7 @@ pub fn load(
 /// Attaches a program to a cgroup (its descriptor) or to a device of this network namespace (its index).
 pub fn link(program: BorrowedFd<'_>, target: u32, hook: bpf_attach_type) -> io::Result<OwnedFd> {
     let mut a = attr();
-    a.link_create.__bindgen_anon_1.prog_fd = number(program);
+    a.link_create.__bindgen_anon_1.prog_fd = raw(program);
     a.link_create.__bindgen_anon_2.target_fd = target;
     a.link_create.attach_type = hook as u32;
     owned(bpf(bpf_cmd::BPF_LINK_CREATE, &mut a)?)
@@ -84,7 +85,7 @@ pub fn live_frames(
     // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
     let context: [u32; 6] = [0, length, 0, device, 0, 0];
     let mut a = attr();
-    a.test.prog_fd = number(program);
+    a.test.prog_fd = raw(program);
     a.test.data_in = frame.as_ptr() as u64;
     a.test.data_size_in = length;
     a.test.ctx_in = context.as_ptr() as u64;
@@ -107,7 +108,7 @@ pub fn runs(program: BorrowedFd<'_>) -> io::Result<Runs> {
     // SAFETY: a structure of integers and arrays of such.
     let mut info: bpf_prog_info = unsafe { zeroed() };
     let mut a = attr();
-    a.info.bpf_fd = number(program);
+    a.info.bpf_fd = raw(program);
     a.info.info_len = u32::try_from(size_of::<bpf_prog_info>()).map_err(io::Error::other)?;
     a.info.info = (&raw mut info) as u64;
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut a)?;
@@ -117,38 +118,14 @@ pub fn runs(program: BorrowedFd<'_>) -> io::Result<Runs> {
     })
 }
 
-fn attr() -> bpf_attr {
-    // SAFETY: a union of integers and arrays of such.
-    unsafe { zeroed() }
-}
-
 /// Callers point `attr` at values that live through the call.
 fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
-    // SAFETY: a live attribute of the size stated; see above for what it points to.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            cmd as u32,
-            std::ptr::from_mut(attr),
-            size_of::<bpf_attr>(),
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(result)
+    // SAFETY: see above.
+    unsafe { sys_bpf(cmd, attr) }
 }
 
 fn owned(fd: i64) -> io::Result<OwnedFd> {
     let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the kernel has just made it for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-#[expect(
-    clippy::cast_sign_loss,
-    reason = "a borrowed descriptor is never negative"
-)]
-fn number(fd: BorrowedFd<'_>) -> u32 {
-    fd.as_raw_fd() as u32
 }

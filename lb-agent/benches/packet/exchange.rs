@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use crate::{
-    objects::Backend, peer::Peer, plane::Plane, progress::Progress, report::Row, stats::Summary,
-    worker::Act,
+    objects::Backend, peer::Peer, plane::Plane, progress::Progress, report::Row, worker::Act,
 };
 
 /// How much is measured.
@@ -65,13 +64,7 @@ fn rows_of(
 ) -> Vec<Row> {
     let note = format!("{} a round", effort.count);
     let row = |name: String, unit, values: &[f64], target| {
-        Summary::of(values).map(|value| Row {
-            name,
-            unit,
-            value,
-            target,
-            note: note.clone(),
-        })
+        Row::of(name, unit, values, target, note.clone())
     };
     let mut rows = Vec::new();
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]

@@ -22,7 +22,6 @@ use crate::{
     progress::Progress,
     report::Row,
     sink::Sink,
-    stats::Summary,
     sys, worker,
 };
 
@@ -268,11 +267,6 @@ fn row(
     target: Option<(bool, f64)>,
     effort: Effort,
 ) -> Option<Row> {
-    Summary::of(values).map(|value| Row {
-        name,
-        unit,
-        value,
-        target,
-        note: format!("{} packets a round", effort.packets),
-    })
+    let note = format!("{} packets a round", effort.packets);
+    Row::of(name, unit, values, target, note)
 }

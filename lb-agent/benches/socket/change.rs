@@ -114,13 +114,7 @@ fn micros(start: Instant) -> f64 {
 }
 
 fn micros_row(name: String, values: &[f64], note: &str) -> Option<Row> {
-    Some(Row {
-        name,
-        unit: "us",
-        value: Summary::of(values)?,
-        target: None,
-        note: note.into(),
-    })
+    Row::of(name, "us", values, None, note.into())
 }
 
 /// Changes that are traced, with the most that the first may take.

@@ -10,7 +10,6 @@ use crate::{
     objects::{self, Here, SERVER_PORT},
     progress::Progress,
     report::Row,
-    stats::Summary,
     worker::{Act, Worker},
 };
 
@@ -61,13 +60,8 @@ pub fn measure(client: &Place, here: &Here, effort: Effort) -> Result<Vec<Row>> 
             directs.push(plain / 1000.0);
         }
         let row = |name: String, unit, values: &[f64], target| {
-            Summary::of(values).map(|value| Row {
-                name,
-                unit,
-                value,
-                target,
-                note: format!("{} exchanges a round", effort.exchanges),
-            })
+            let note = format!("{} exchanges a round", effort.exchanges);
+            Row::of(name, unit, values, target, note)
         };
         rows.extend(
             [

@@ -104,7 +104,8 @@ pub struct DeviceLink {
     pub link: u32,
 }
 
-fn attr() -> bpf_attr {
+/// An attribute of nothing but zeros.
+pub fn attr() -> bpf_attr {
     // SAFETY: a union of integers and arrays of integers; zero is valid for all of them, and the
     // kernel demands it of every field that a command does not use.
     unsafe { zeroed() }
@@ -112,10 +113,13 @@ fn attr() -> bpf_attr {
 
 /// bpf(2).
 ///
+/// # Errors
+/// The kernel's.
+///
 /// # Safety
 /// Every pointer in `attr` that `cmd` reads or writes must be valid for the length that the kernel
 /// will use, for the time of the call.
-unsafe fn sys_bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
+pub unsafe fn sys_bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
     // SAFETY: `attr` is a live bpf_attr of the size passed; its pointers are the caller's promise.
     let ret = unsafe {
         libc::syscall(
@@ -142,7 +146,7 @@ fn owned(fd: i64) -> io::Result<OwnedFd> {
     clippy::cast_sign_loss,
     reason = "a borrowed descriptor is never negative"
 )]
-fn raw(fd: BorrowedFd<'_>) -> u32 {
+pub fn raw(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd() as u32
 }
 
